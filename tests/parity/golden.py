@@ -1,0 +1,102 @@
+"""Reads one folder of reference vectors and runs our model on it."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file
+
+import vilbert_jax as vj
+from vilbert_jax.checkpoints.released import PRETRAINING_HEADS, params_from_released
+
+ROOT = pathlib.Path(__file__).parent.parent / "data" / "golden"
+TASK_HEADS = {
+    "tasks_a": ("vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", *PRETRAINING_HEADS),
+    "tasks_beta": ("vqa", "choice", "grounding", "token_score", *PRETRAINING_HEADS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """A folder: config in the asked precision, inputs, parameters and what the reference computed."""
+
+    config: vj.ViLBERTConfig
+    heads: tuple[str, ...]
+    params: dict[str, Any]
+    inputs: vj.Inputs
+    arrays: dict[str, np.ndarray]  # inputs.npz, as stored
+    outputs: dict[
+        str, np.ndarray
+    ]  # outputs_f64.npz, replaced by outputs.npz where that has the key and dtype is float32
+
+
+def load(folder: str, dtype: str) -> Golden:
+    path = ROOT / folder
+    config = vj.ViLBERTConfig.from_json(path / "config.json")
+    fields: dict[str, Any] = {"dtype": dtype}
+    if folder in TASK_HEADS:
+        released = json.loads((path / "config.json").read_text())
+        fields |= {"num_vqa_answers": released["_num_labels"], "num_gqa_answers": released["_num_labels_gqa"]}
+        fields["answer_head"] = "weight_norm" if folder == "tasks_beta" else "mlp"
+    config = dataclasses.replace(config, **fields)
+    heads = TASK_HEADS.get(folder, PRETRAINING_HEADS)
+    weights = {name: array.astype(dtype) for name, array in load_file(path / "weights.safetensors").items()}
+    arrays = dict(np.load(path / "inputs.npz"))
+    outputs = dict(np.load(path / "outputs_f64.npz"))
+    if dtype == "float32":
+        outputs |= dict(np.load(path / "outputs.npz"))
+    inputs = vj.Inputs(
+        token_ids=arrays["input_ids"].astype(np.int32),
+        token_types=arrays["token_type_ids"].astype(np.int32),
+        text_mask=arrays["attention_mask"].astype(bool),
+        region_features=arrays["image_feat"].astype(dtype),
+        region_boxes=arrays["image_loc"].astype(dtype),
+        region_mask=arrays["image_attention_mask"].astype(bool),
+    )
+    return Golden(config, heads, params_from_released(weights, config, heads), inputs, arrays, outputs)
+
+
+def run_with_intermediates(model: Any, golden: Golden) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model's output, and every state and attention map under the reference's names."""
+    apply = jax.jit(
+        functools.partial(model.apply, deterministic=True, capture_intermediates=True, mutable=["intermediates"])
+    )
+    output, variables = apply({"params": golden.params}, golden.inputs)
+    trunk = variables["intermediates"]["trunk"]
+    encoder = trunk["encoder"]
+    named = {
+        "embed_t": trunk["text_embeddings"]["__call__"][0],
+        "embed_v": trunk["region_embeddings"]["__call__"][0],
+    }
+    for kind, i in golden.config.schedule():
+        layer = encoder[f"{kind}_layer_{i}"]
+        if kind == "co":
+            named[f"c_layer_{i}_t"], named[f"c_layer_{i}_v"] = layer["__call__"][0]
+            named[f"attn_c_{i}_text_to_image"] = layer["text_attention"]["attention_probs"][0]
+            named[f"attn_c_{i}_image_to_text"] = layer["region_attention"]["attention_probs"][0]
+        else:
+            letter = "t" if kind == "text" else "v"
+            named[f"{letter}_layer_{i}"] = layer["__call__"][0]
+            named[f"attn_{letter}_{i}"] = layer["attention"]["attention_probs"][0]
+    encoded = output.encoded
+    named |= {
+        "sequence_output_t": encoded.text,
+        "sequence_output_v": encoded.regions,
+        "pooled_output_t": encoded.text_pooled,
+        "pooled_output_v": encoded.regions_pooled,
+    }
+    return output, named
+
+
+def assert_close(name: str, ours: Any, reference: np.ndarray, dtype: str) -> None:
+    ours = np.asarray(ours)
+    assert ours.dtype == dtype, name
+    assert ours.shape == reference.shape, name
+    if dtype == "float64":
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-9 * max(1, np.abs(reference).max()), err_msg=name)
+    else:
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4, err_msg=name)

@@ -1,0 +1,61 @@
+"""ViLBERT in JAX: two-stream vision-and-language BERT, the released model to the last bias.
+
+``import vilbert_jax as vj`` is cheap: every name is imported on first use, so that data-loading worker processes, which
+need ``vilbert_jax.data`` alone, never import JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vilbert_jax import data, losses, metrics
+    from vilbert_jax.config import StreamConfig, ViLBERTConfig
+    from vilbert_jax.data.region_store import FeatureContract, RegionRecord, RegionStore
+    from vilbert_jax.errors import InputError
+    from vilbert_jax.model import Encoded, Inputs, PretrainingOutput, TaskOutput, ViLBERTForPretraining, ViLBERTForTasks
+
+_HOMES = {
+    "StreamConfig": "config",
+    "ViLBERTConfig": "config",
+    "InputError": "errors",
+    "Encoded": "model",
+    "Inputs": "model",
+    "PretrainingOutput": "model",
+    "TaskOutput": "model",
+    "ViLBERTForPretraining": "model",
+    "ViLBERTForTasks": "model",
+    "FeatureContract": "data.region_store",
+    "RegionRecord": "data.region_store",
+    "RegionStore": "data.region_store",
+}
+_MODULES = ("data", "losses", "metrics")
+
+__all__ = [
+    "Encoded",
+    "FeatureContract",
+    "InputError",
+    "Inputs",
+    "PretrainingOutput",
+    "RegionRecord",
+    "RegionStore",
+    "StreamConfig",
+    "TaskOutput",
+    "ViLBERTConfig",
+    "ViLBERTForPretraining",
+    "ViLBERTForTasks",
+    "data",
+    "losses",
+    "metrics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vilbert_jax.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"vilbert_jax.{name}")
+    raise AttributeError(f"module 'vilbert_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

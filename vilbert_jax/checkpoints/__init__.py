@@ -1,0 +1,1 @@
+"""Weights in and out: one table a source, read in both directions."""

@@ -1,0 +1,214 @@
+"""ViLBERT: the trunk and the two models made from it. Composition only; the layers are in ``vilbert_jax/nn``.
+
+B batch, T text length, R regions (row 0 is the global region), M predicted positions, V vocabulary, F feature width,
+C region targets, W width of the pooled vectors.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.errors import InputError
+from vilbert_jax.nn.dense import dense
+from vilbert_jax.nn.embeddings import RegionEmbeddings, TextEmbeddings
+from vilbert_jax.nn.encoder import TwoStreamEncoder
+from vilbert_jax.nn.heads import (
+    AnswerHead,
+    RegionHead,
+    TokenHead,
+    WeightNormAnswerHead,
+    grounding_logits,
+    head_dropout,
+)
+
+HEADS = (
+    "vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", "tokens", "regions", "alignment",
+)  # fmt: skip
+
+
+class Inputs(NamedTuple):
+    """What the model reads. Masks are true where there is something to attend to."""
+
+    token_ids: Int[Array, "B T"]
+    token_types: Int[Array, "B T"]
+    text_mask: Bool[Array, "B T"]
+    region_features: Float[Array, "B R F"]
+    region_boxes: Float[Array, "B R 5"]
+    region_mask: Bool[Array, "B R"]
+    task_id: Int[Array, "B"] | None = None
+
+
+class Encoded(NamedTuple):
+    """Final states of both streams and their pooled vectors; with task tokens the text is one longer than its input."""
+
+    text: Float[Array, "B T Dt"]
+    regions: Float[Array, "B R Dv"]
+    text_pooled: Float[Array, "B W"]
+    regions_pooled: Float[Array, "B W"]
+
+
+class PretrainingOutput(NamedTuple):
+    """What ``ViLBERTForPretraining`` returns; alignment class 0 = the pair matches."""
+
+    token_logits: Float[Array, "B M V"]
+    region_logits: Float[Array, "B R C"]
+    alignment_logits: Float[Array, "B 2"]
+    encoded: Encoded
+
+
+class TaskOutput(NamedTuple):
+    """What ``ViLBERTForTasks`` returns: logits by head name."""
+
+    logits: dict[str, Array]
+    encoded: Encoded
+
+
+class Trunk(nn.Module):
+    """Embeddings, two-stream encoder and poolers: everything but the heads."""
+
+    config: ViLBERTConfig
+
+    def setup(self) -> None:
+        """Declares the parts; the token head reads the word table through ``text_embeddings``."""
+        self.text_embeddings = TextEmbeddings(self.config)
+        self.region_embeddings = RegionEmbeddings(self.config)
+        self.encoder = TwoStreamEncoder(self.config)
+        self.text_pooler = dense(self.config.co_width, self.config, name="text_pooler")
+        self.region_pooler = dense(self.config.co_width, self.config, name="region_pooler")
+
+    def __call__(self, inputs: Inputs, *, deterministic: bool) -> Encoded:
+        """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region."""
+        inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
+        text_mask = inputs.text_mask
+        if self.config.num_task_embeddings:
+            text_mask = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
+        text, regions = self.encoder(
+            self.text_embeddings(inputs.token_ids, inputs.token_types, inputs.task_id, deterministic=deterministic),
+            self.region_embeddings(inputs.region_features, inputs.region_boxes, deterministic=deterministic),
+            text_mask,
+            inputs.region_mask,
+            deterministic=deterministic,
+        )
+        return Encoded(
+            text=text,
+            regions=regions,
+            text_pooled=nn.relu(self.text_pooler(text[:, 0])),
+            regions_pooled=nn.relu(self.region_pooler(regions[:, 0])),
+        )
+
+    def fuse(self, encoded: Encoded) -> Float[Array, "B W"]:
+        """The pair's one vector: product (the paper) or sum of the pooled vectors."""
+        text, regions = encoded.text_pooled, encoded.regions_pooled
+        return text * regions if self.config.fusion == "mul" else text + regions
+
+
+class ViLBERTForPretraining(nn.Module):
+    """ViLBERT with its three pre-training heads (paper section 2.2; ``BertForMultiModalPreTraining``)."""
+
+    config: ViLBERTConfig
+
+    @nn.compact
+    def __call__(
+        self, inputs: Inputs, *, deterministic: bool, masked_positions: Int[ArrayLike, "B M"] | None = None
+    ) -> PretrainingOutput:
+        """Runs the model.
+
+        Args:
+            inputs: one batch.
+            deterministic: False applies dropout and needs the rng ``dropout``.
+            masked_positions: text positions to compute vocabulary logits for, as indices into ``token_ids``; all when
+                absent. Training gives the masked ones: the decoder is a third of the work otherwise.
+
+        Returns:
+            Logits of the three heads; the region head has a row for the global region too, which no loss reads.
+        """
+        trunk = Trunk(self.config, name="trunk")
+        encoded = trunk(inputs, deterministic=deterministic)
+        text = encoded.text
+        if masked_positions is not None:
+            # The task token stands in second place; [CLS], the only word before it, is never masked.
+            shift = 1 if self.config.num_task_embeddings else 0
+            text = jnp.take_along_axis(text, jnp.asarray(masked_positions)[..., None] + shift, axis=1)
+        fused = head_dropout(trunk.fuse(encoded), deterministic=deterministic)
+        return PretrainingOutput(
+            token_logits=TokenHead(self.config, name="token_head")(text, trunk.text_embeddings.word_embeddings),
+            region_logits=RegionHead(self.config, name="region_head")(encoded.regions),
+            alignment_logits=dense(2, self.config, name="alignment_head")(fused),
+            encoded=encoded,
+        )
+
+
+class ViLBERTForTasks(nn.Module):
+    """ViLBERT with downstream heads (``VILBertForVLTasks``); only the named heads exist and run.
+
+    Attributes:
+        config: the model.
+        heads: any of ``vqa`` and ``gqa`` [B, answers], ``choice`` [B] (VCR, retrieval: one logit a pair), ``binary``
+            [B/2, 2] (NLVR2: rows 2k and 2k+1 are the two pictures of one statement), ``entailment`` [B, 3],
+            ``grounding`` [B, R] (one logit a region), ``token_score`` [B, T], and the pre-training heads ``tokens``
+            [B, T, V], ``regions`` [B, R, C], ``alignment`` [B, 2].
+    """
+
+    config: ViLBERTConfig
+    heads: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, inputs: Inputs, *, deterministic: bool) -> TaskOutput:
+        """Runs the trunk once and every head on it.
+
+        Raises:
+            InputError: for a head name that does not exist, or an odd batch with the ``binary`` head.
+        """
+        config = self.config
+        unknown = sorted(set(self.heads) - set(HEADS))
+        if unknown or not self.heads:
+            raise InputError(f"heads {list(self.heads)}: unknown {unknown}; choose from {', '.join(HEADS)}.")
+        trunk = Trunk(config, name="trunk")
+        encoded = trunk(inputs, deterministic=deterministic)
+        fused = head_dropout(trunk.fuse(encoded), deterministic=deterministic)
+        region_mask = jnp.asarray(inputs.region_mask)
+
+        def logits(head: str) -> Array:
+            match head:
+                case "vqa" if config.answer_head == "weight_norm":
+                    answer = WeightNormAnswerHead(config, config.num_vqa_answers, name="vqa_head")
+                    return answer(fused, deterministic=deterministic)
+                case "vqa":
+                    return AnswerHead(config, config.num_vqa_answers, name="vqa_head")(fused)
+                case "gqa":
+                    return AnswerHead(config, config.num_gqa_answers, name="gqa_head")(fused)
+                case "choice":
+                    return dense(1, config, name="choice_head")(fused)[:, 0]
+                case "binary":
+                    return AnswerHead(config, 2, name="binary_head")(_pair_rows(fused))
+                case "entailment":
+                    return dense(3, config, name="entailment_head")(fused)
+                case "grounding":
+                    regions = head_dropout(encoded.regions, deterministic=deterministic)
+                    return grounding_logits(dense(1, config, name="grounding_head")(regions), region_mask)
+                case "token_score":
+                    text = head_dropout(encoded.text, deterministic=deterministic)
+                    return dense(1, config, name="token_score_head")(text)[..., 0]
+                case "tokens":
+                    table = trunk.text_embeddings.word_embeddings
+                    return TokenHead(config, name="token_head")(encoded.text, table)
+                case "regions":
+                    return RegionHead(config, name="region_head")(encoded.regions)
+                case _:
+                    return dense(2, config, name="alignment_head")(fused)
+
+        return TaskOutput(logits={head: logits(head) for head in self.heads}, encoded=encoded)
+
+
+def _pair_rows(fused: Float[Array, "B W"]) -> Float[Array, "B2 W2"]:
+    if fused.shape[0] % 2:
+        raise InputError(
+            f"the binary head judges two pictures together, rows 2k and 2k+1; a batch of {fused.shape[0]} is odd."
+        )
+    return fused.reshape(-1, 2 * fused.shape[1])  # [B,W] -> [B/2,2W]

@@ -1,0 +1,102 @@
+"""Every output head of the released models.
+
+B batch, S positions, D width of a stream, V vocabulary, C region targets, W width of the pooled vectors, K outputs.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Bool, Float
+
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.nn.dense import ACTIVATIONS, dense, layer_norm
+
+HEAD_DROPOUT_RATE = 0.1  # hard-coded in the released code, as are the next two
+WEIGHT_NORM_DROPOUT_RATE = 0.5
+PADDED_REGION_LOGIT = -10000.0
+
+
+def head_dropout(x: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
+    """The dropout in front of the heads that read a fused or a stream state directly."""
+    return nn.Dropout(HEAD_DROPOUT_RATE)(x, deterministic=deterministic)
+
+
+def _transform(x: Float[Array, "B S D"], config: ViLBERTConfig) -> Float[Array, "B S D"]:
+    """``norm(gelu(linear(x)))``. As released, the region head too uses the *text* stream's activation."""
+    x = dense(x.shape[-1], config, name="transform")(x)
+    return layer_norm(config, name="transform_norm")(ACTIVATIONS[config.text.activation](x))
+
+
+class TokenHead(nn.Module):
+    """Masked language modelling; the output matrix is the word embedding table, the bias its own."""
+
+    config: ViLBERTConfig
+
+    @nn.compact
+    def __call__(self, text: Float[Array, "B S D"], word_embeddings: nn.Embed) -> Float[Array, "B S V"]:
+        """Returns vocabulary logits for every given position."""
+        bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        logits = word_embeddings.attend(_transform(text, self.config))
+        return logits + jnp.broadcast_to(bias, logits.shape).astype(logits.dtype)
+
+
+class RegionHead(nn.Module):
+    """Masked region modelling: detector classes, or features when those are the objective."""
+
+    config: ViLBERTConfig
+
+    @nn.compact
+    def __call__(self, regions: Float[Array, "B S D"]) -> Float[Array, "B S C"]:
+        """Returns one row a region, the global one included."""
+        return dense(self.config.region_target_dim, self.config, name="logits")(_transform(regions, self.config))
+
+
+class AnswerHead(nn.Module):
+    """Two-layer classifier of vilbert-multi-task (``SimpleClassifier``): linear, gelu, norm, linear."""
+
+    config: ViLBERTConfig
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, fused: Float[Array, "B W"]) -> Float[Array, "B K"]:
+        """Returns the logits."""
+        hidden = ACTIVATIONS["gelu"](dense(2 * self.config.co_width, self.config, name="hidden")(fused))
+        hidden = layer_norm(self.config, name="hidden_norm")(hidden)
+        return dense(self.num_outputs, self.config, name="logits")(hidden)
+
+
+class WeightNormAnswerHead(nn.Module):
+    """Two-layer classifier of the original release: weight-normalised linear, relu, dropout, the same again."""
+
+    config: ViLBERTConfig
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, fused: Float[Array, "B W"], *, deterministic: bool) -> Float[Array, "B K"]:
+        """Returns the logits."""
+        hidden = nn.relu(WeightNormDense(self.config, 2 * self.config.co_width, name="hidden")(fused))
+        hidden = nn.Dropout(WEIGHT_NORM_DROPOUT_RATE)(hidden, deterministic=deterministic)
+        return WeightNormDense(self.config, self.num_outputs, name="logits")(hidden)
+
+
+class WeightNormDense(nn.Module):
+    """A linear layer whose kernel is ``gain * kernel / norm(kernel)``, the norm over the whole matrix."""
+
+    config: ViLBERTConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B K"]:
+        """Returns ``x @ kernel + bias`` with the normalised kernel."""
+        init = nn.initializers.normal(self.config.initializer_range)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        gain = self.param("gain", lambda _: jnp.linalg.norm(kernel))  # starts as an ordinary linear layer
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        dtype = self.config.dtype
+        normalised = (gain / jnp.linalg.norm(kernel) * kernel).astype(dtype)
+        return x.astype(dtype) @ normalised + bias.astype(dtype)[None]
+
+
+def grounding_logits(logits: Float[Array, "B S 1"], region_mask: Bool[Array, "B S"]) -> Float[Array, "B S"]:
+    """One logit a region; padded regions get -10000 added, as released, since their logits enter the loss."""
+    return logits[..., 0] + jnp.where(region_mask, 0, PADDED_REGION_LOGIT).astype(logits.dtype)

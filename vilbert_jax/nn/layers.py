@@ -1,0 +1,50 @@
+"""One layer of a stream: self-attention, then a feed-forward block. B batch, S positions, D stream width."""
+
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Bool, Float
+
+from vilbert_jax.config import StreamConfig, ViLBERTConfig
+from vilbert_jax.nn.attention import MultiHeadAttention
+from vilbert_jax.nn.dense import ACTIVATIONS, dense, residual_norm
+
+
+class Mlp(nn.Module):
+    """Feed-forward block with residual and norm; ``BertIntermediate`` and ``BertOutput`` of the released code."""
+
+    config: ViLBERTConfig
+    stream: StreamConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], *, deterministic: bool) -> Float[Array, "B S D"]:
+        """Returns the block's output, post-norm."""
+        hidden = dense(self.stream.mlp_dim, self.config, name="intermediate")(x)
+        hidden = ACTIVATIONS[self.stream.activation](hidden)
+        rate = self.stream.dropout_rate
+        return residual_norm(hidden, x, self.config, dropout_rate=rate, deterministic=deterministic, name="output")
+
+
+class TransformerLayer(nn.Module):
+    """A BERT layer (post-norm); text and region layers differ in their ``stream`` alone."""
+
+    config: ViLBERTConfig
+    stream: StreamConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], attention_mask: Bool[Array, "B S"], *, deterministic: bool
+    ) -> Float[Array, "B S D"]:
+        """Returns the new states; rows at masked positions are computed too, but nobody attends to them."""
+        stream = self.stream
+        attention = MultiHeadAttention(
+            self.config, stream.width, stream.num_heads, stream.attention_dropout_rate, name="attention"
+        )
+        x = residual_norm(
+            attention(x, x, attention_mask, deterministic=deterministic),
+            x,
+            self.config,
+            dropout_rate=stream.dropout_rate,
+            deterministic=deterministic,
+            name="attention_output",
+        )
+        return Mlp(self.config, stream, name="mlp")(x, deterministic=deterministic)
