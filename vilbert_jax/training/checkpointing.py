@@ -1,0 +1,249 @@
+"""Checkpoints of a training run: asynchronous saves, verified restores.
+
+A checkpoint is Orbax's, plus one file of ours, ``contents.json``: the identity of the run (what the parameters belong
+to), the shape of every array, and size and CRC-32 of every data file. Orbax alone would restore a flipped bit as data.
+It is written inside Orbax's temporary folder, so a checkpoint is committed with it or not at all.
+"""
+
+import itertools
+import json
+import logging
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from vilbert_jax.errors import InputError
+from vilbert_jax.training.sharding import agreed
+from vilbert_jax.training.state import TrainState, named_leaves
+
+CONTENTS = "contents.json"
+_STATE = "state"
+_CORRUPT = ".corrupt"
+
+_logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints in one folder; a context manager that waits for the running save on exit.
+
+    Args:
+        directory: created if absent. One numbered folder per completed-step count.
+        keep: number of newest checkpoints to keep. An older one is deleted only after a newer one is committed.
+        identity: JSON-like description of what the state belongs to (model config, feature contract, vocabulary).
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int, identity: Mapping[str, Any]):
+        if keep < 1:
+            raise InputError(f"keep_checkpoints is {keep}; it must be at least 1.")
+        self._directory = Path(directory).absolute()
+        self._identity = json.loads(json.dumps(identity))  # as it reads back: tuples become lists
+        self._shapes: dict[str, Any] = {}
+        self._last_saved: int | None = None
+        context = ocp.Context()
+        # A lambda, because Orbax deep-copies the options, and with a bound method this whole object.
+        context.async_options.post_finalization_callback = lambda: self._write_contents()
+        self._orbax = ocp.training.Checkpointer(
+            str(self._directory),
+            context=context,
+            # Orbax types the policies that it ships by another class than the protocol that it asks for.
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a committed checkpoint, ascending."""
+        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts saving; returns as soon as the state may be overwritten. Saving the same step again does nothing."""
+        if step == self._last_saved:
+            return
+        self._orbax.wait()  # the contents below belong to one save at a time
+        self._shapes = _shapes(state)
+        self._orbax.save_checkpointables_async(step, {_STATE: state}, force=True)
+        self._last_saved = step
+
+    def wait(self) -> None:
+        """Blocks until the running save is committed."""
+        self._orbax.wait()
+
+    def restore(self, abstract_state: TrainState) -> TrainState | None:
+        """Restores the newest intact checkpoint, or returns None where there is none at all.
+
+        A damaged checkpoint is reported, renamed to ``<step>.corrupt``, and the one before it is used.
+
+        Args:
+            abstract_state: shapes, dtypes and shardings to restore to; the mesh may differ from the saved one.
+
+        Raises:
+            InputError: every checkpoint is damaged, or the run that wrote them has another identity or other arrays.
+        """
+        step, problems = self._newest_intact() if jax.process_index() == 0 else (-1, {})
+        step, num_damaged = agreed(step), agreed(len(problems))
+        if step < 0 and num_damaged == 0:
+            return None
+        if step < 0:
+            raise InputError(
+                f"no usable checkpoint in {self._directory}: "
+                + "; ".join(f"step {step}: {problem}" for step, problem in problems.items())
+                + ". Restore these files from a backup, or start again in another --workdir."
+            )
+        path = self._directory / str(step)
+        check_matches(path, self._identity, abstract_state)
+        if num_damaged:
+            self._set_aside(problems, step)
+        restored = ocp.load_checkpointables(str(path), {_STATE: abstract_state})[_STATE]
+        self._last_saved = step
+        return restored
+
+    def _newest_intact(self) -> tuple[int, dict[int, str]]:
+        """Its step (-1: none), and what is wrong with the newer ones."""
+        problems: dict[int, str] = {}
+        for step in reversed(self.steps):
+            problem = find_damage(self._directory / str(step))
+            if problem is None:
+                return step, problems
+            problems[step] = problem
+        return -1, problems
+
+    def _set_aside(self, damaged: Mapping[int, str], used: int) -> None:
+        """Renames damaged checkpoints so that they neither block their step nor count as kept ones."""
+        for step, problem in damaged.items():
+            names = (f"{step}{_CORRUPT}{number if number > 1 else ''}" for number in itertools.count(1))
+            target = next(self._directory / name for name in names if not (self._directory / name).exists())
+            _logger.warning(
+                "checkpoint of step %d is damaged (%s); set aside as %s. Continuing from step %d.",
+                step, problem, target.name, used,
+            )  # fmt: skip
+            (self._directory / str(step)).rename(target)
+        agreed(0)  # the other hosts wait here for the first one's renaming
+        self._orbax.reload()
+
+    def _write_contents(self) -> None:
+        """Called by Orbax in its thread when all files are written, just before it renames the folder into place."""
+        if jax.process_index() != 0:
+            return
+        (folder,) = (path for path in self._directory.iterdir() if ".orbax-checkpoint-tmp" in path.name)
+        contents = {"identity": self._identity, "shapes": self._shapes, "files": _fingerprints(folder / _STATE)}
+        (folder / CONTENTS).write_text(json.dumps(contents))
+
+
+def read_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The identity that one checkpoint (a numbered folder) was saved with.
+
+    Raises:
+        InputError: there is no readable checkpoint at ``path``.
+    """
+    try:
+        return json.loads((Path(path) / CONTENTS).read_text())["identity"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a checkpoint of this project: {error!r}. Name a folder like RUN/checkpoints/1000."
+        ) from error
+
+
+def latest_checkpoint(directory: str | os.PathLike[str]) -> Path:
+    """The newest undamaged checkpoint below ``directory``, which is left as it is.
+
+    Raises:
+        InputError: there is none.
+    """
+    folders = [path for path in Path(directory).glob("*") if path.name.isdigit()]
+    for path in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        problem = find_damage(path)
+        if problem is None:
+            return path
+        _logger.warning("checkpoint %s is damaged (%s); trying the one before.", path, problem)
+    raise InputError(f"no usable checkpoint in {directory}; name the checkpoints folder of a run that has saved one.")
+
+
+def restore_params(path: str | os.PathLike[str], abstract_params: Any) -> Any:
+    """Reads the parameters of one checkpoint without the optimizer's moments.
+
+    Args:
+        path: a numbered folder.
+        abstract_params: shapes, dtypes and, for a mesh, shardings.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        return ocp.load_checkpointables(str(Path(path).absolute()), {_STATE: {"params": abstract_params}})[_STATE][
+            "params"
+        ]
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with the files of the checkpoint at ``path``; None if they are as they were written."""
+    try:
+        contents = json.loads((path / CONTENTS).read_text())
+        recorded = contents["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path / CONTENTS} is missing or unreadable"
+    for name, (size, crc) in recorded.items():
+        file = path / _STATE / name
+        if not file.is_file():
+            return f"{file} is missing"
+        if file.stat().st_size != size:
+            return f"{file} has {file.stat().st_size} bytes instead of {size}"
+        if _crc32(file) != crc:
+            return f"{file} has changed since it was written"
+    return None
+
+
+def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: TrainState) -> None:
+    """Raises InputError if the checkpoint at ``path`` belongs to another run than ``identity`` or has other arrays."""
+    contents = json.loads((path / CONTENTS).read_text())
+    saved, wanted = _flatten(contents["identity"]), _flatten(json.loads(json.dumps(identity)))
+    if saved == wanted:
+        saved, wanted = contents["shapes"], _shapes(abstract_state)
+    names = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+    if names:
+        lines = [f"  {name}: checkpoint {_show(saved, name)}, this run {_show(wanted, name)}" for name in names[:10]]
+        more = [f"  and {len(names) - 10} more"] if len(names) > 10 else []
+        raise InputError(
+            "\n".join([f"{path} was written by another configuration:", *lines, *more])
+            + "\nUse another --workdir for this configuration, or go back to the one of the checkpoint."
+        )
+
+
+def _show(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name]) if name in fields else "has none"
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {"model.width": 768}."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _shapes(state: Any) -> dict[str, Any]:
+    return {name: [str(leaf.dtype), *leaf.shape] for name, leaf in named_leaves(state).items()}
+
+
+def _fingerprints(folder: Path) -> dict[str, tuple[int, int]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_size, _crc32(path)) for path in files}
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
