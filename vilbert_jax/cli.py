@@ -4,15 +4,18 @@ Exit codes: 0 done (also when asked to stop and the work was saved), 1 the run f
 message on stderr, no traceback.
 """
 
+import dataclasses
 import difflib
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vilbert_jax.errors import InputError
+from vilbert_jax.training.logging import NonFiniteError
 
 
 def run(main: Callable[[ConfigDict, pathlib.Path], int | None], argv: Sequence[str] | None = None) -> None:
@@ -29,6 +32,9 @@ def run(main: Callable[[ConfigDict, pathlib.Path], int | None], argv: Sequence[s
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except NonFiniteError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = 1
     sys.exit(code or 0)
 
 
@@ -57,6 +63,11 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
     stem, _, argument = pathlib.Path(name).name.partition(":")
     stem = stem.removesuffix(".py") + (f"-{argument}" if argument else "")
     return config, pathlib.Path(values["workdir"].value or pathlib.Path("runs", stem))
+
+
+def fields_for(cls: type, config: ConfigDict) -> dict[str, Any]:
+    """The entries of a flat config that are fields of the dataclass ``cls``."""
+    return {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
 
 
 def _unknown_key(argv: Sequence[str]) -> InputError:

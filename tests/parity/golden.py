@@ -29,9 +29,7 @@ class Golden:
     params: dict[str, Any]
     inputs: vj.Inputs
     arrays: dict[str, np.ndarray]  # inputs.npz, as stored
-    outputs: dict[
-        str, np.ndarray
-    ]  # outputs_f64.npz, replaced by outputs.npz where that has the key and dtype is float32
+    outputs: dict[str, np.ndarray]  # outputs_f64.npz; in float32 what outputs.npz has comes from there
 
 
 def load(folder: str, dtype: str) -> Golden:

@@ -148,6 +148,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     return rows
 
 
+def last_metrics(path: str | os.PathLike[str], prefix: str) -> dict[str, float]:
+    """The newest value of every metric whose name starts with ``prefix``, by the rest of its name."""
+    found: dict[str, float] = {}
+    for row in read_metrics(path):
+        found |= {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    return found
+
+
 def _cut_after(path: Path, step: int) -> list[dict[str, float]]:
     if not path.exists():
         return []

@@ -1,0 +1,41 @@
+# Everything a newcomer types. Needs python3 (3.11 or newer) and make; all else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lint types bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
+	$(BIN)/python experiments/pretrain.py --config=configs/tiny.py
+
+test: $(VENV)/.dev  ## all tests; no network, no accelerator
+	$(BIN)/python -m pytest -n auto
+
+check: lint types test  ## what a change must pass
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.runtime  ## timings of benchmarks/README.md, on this machine
+	$(BIN)/python benchmarks/train_step.py
+
+clean:  ## removes what make made; runs/ and data sets stay
+	rm -rf $(VENV) .cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(BIN)/python pyproject.toml requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,68 @@
+"""Pre-trains ViLBERT: python experiments/pretrain.py --config=configs/tiny.py [--config.KEY=VALUE ...] [--workdir=DIR].
+
+Starting again with the same workdir resumes. At the end the workdir holds report.png, examples.png, metrics.jsonl,
+tensorboard/ and checkpoints/.
+"""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+import vilbert_jax as vj
+from tfds_builders import embedded, scenes
+from vilbert_jax import cli
+from vilbert_jax.data import PretrainingDataConfig, make_dataset
+from vilbert_jax.data.annotations import data_folder
+from vilbert_jax.tasks import pretraining
+from vilbert_jax.tasks.pretraining_examples import draw_examples, pictures_in
+from vilbert_jax.training.logging import METRICS_FILE, last_metrics
+from vilbert_jax.training.loop import Evaluation, TrainingConfig, train
+from vilbert_jax.training.optimizer import OptimizerConfig
+from vilbert_jax.training.report import write_report
+from vilbert_jax.training.sharding import MeshConfig
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> int | None:
+    model_config = vj.ViLBERTConfig.from_dict(config.model.to_dict())
+    data_config = PretrainingDataConfig(
+        **cli.fields_for(PretrainingDataConfig, config) | pretraining.data_fields(model_config)
+    )
+    embedded.ensure(
+        [name for name in (config.annotations, config.regions) if name.startswith("scenes/")],
+        data_folder(config.data_dir),
+    )
+    placement = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    training_data = make_dataset(data_config, "train", **placement)
+    held_out = make_dataset(data_config, "validation", **placement)
+    pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
+
+    model = vj.ViLBERTForPretraining(model_config)
+    metric_fn = pretraining.make_metric_fn(model, config.masked_losses_on, held_out.source.word_groups)
+    result = train(
+        TrainingConfig(**cli.fields_for(TrainingConfig, config)),
+        workdir=workdir,
+        init_params=pretraining.make_init_fn(model),
+        loss_fn=pretraining.make_loss_fn(model, config.masked_losses_on),
+        loss_weights=config.loss_weights.to_dict(),
+        dataset=training_data,
+        evaluations={"validation": Evaluation(metric_fn, held_out)},
+        identity=pretraining.identity(model_config, training_data.source),
+        optimizer=OptimizerConfig(**config.optimizer.to_dict()),
+        mesh=MeshConfig(**config.mesh.to_dict()),
+    )
+    if result.interrupted:
+        print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
+        return None
+    if jax.process_index() == 0:
+        write_report(workdir / "metrics.jsonl", workdir / "report.png")
+        picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
+        draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
+        majority = pretraining.majority_region_class(held_out.iterate())
+        print(pretraining.summary(last_metrics(workdir / METRICS_FILE, "eval/validation/"), majority))
+        print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,345 @@
+"""Pre-training examples: a picture, a caption that may belong to another picture, and what is hidden of both.
+
+B rows of the batch, T tokens, S = R + 1 region slots, R regions, F feature width, C target width, M predicted tokens,
+N NCE negatives. The recipe is the released one (Lu et al. 2019; vilbert_beta and vilbert-multi-task,
+concept_cap_dataset.py) except where the docstrings of ``masking`` and of this file say otherwise.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import numpy as np
+
+from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions
+from vilbert_jax.data.masking import RegionMaskingRecipe, hide_regions, mask_regions, mask_tokens
+from vilbert_jax.data.region_store import FeatureContract, RegionRecord
+from vilbert_jax.data.text import Tokenizer, load_tokenizer, pack
+from vilbert_jax.data.transforms import pad_rows, region_row, relative_boxes
+from vilbert_jax.errors import InputError
+
+RegionTargets = Literal["class_probs", "features"]
+
+_MAX_REDRAWS = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingDataConfig:
+    """What pre-training reads and how it hides parts of it. ``open(split)`` gives the examples.
+
+    Attributes:
+        annotations: TFDS ``name/config`` with text features ``image_id`` and ``caption``.
+        regions: region store, TFDS ``name/config`` or a folder.
+        vocab: ``vocab.txt``, tokenizer folder, or hub name.
+        batch_size: rows of the global batch.
+        seed: of order, masking and mismatches.
+        data_dir: TFDS folder; None means ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+        text_length: T, [CLS] and [SEP] included; longer captions lose their tail.
+        max_regions: R; of an image with more boxes the first R are kept.
+        max_masked_tokens: M. Where more tokens are selected, only the first M are masked and predicted. At the default
+            sizes this happens to 2 in a million full rows (binomial, 34 tokens, rate 0.15, more than 16).
+        token_mask_rate: share of word pieces to predict.
+        region_mask_rate: share of regions to predict.
+        region_masking: recipe, see ``masking.mask_regions``.
+        mismatch_rate: share of examples whose caption is that of another image.
+        region_targets: ``class_probs`` (the detector's class distribution) or ``features`` (before masking).
+        num_nce_negatives: negatives drawn for each region for the NCE objective, 0 for none; see ``nce_negatives``.
+        build_hint: the command that builds the data; None means one made up from the data set's name.
+        embedded_hint: the command that runs on embedded data instead; empty for none.
+    """
+
+    annotations: str
+    regions: str
+    vocab: str
+    batch_size: int
+    seed: int = 0
+    data_dir: str | None = None
+    text_length: int = 36
+    max_regions: int = 36
+    max_masked_tokens: int = 16
+    token_mask_rate: float = 0.15
+    region_mask_rate: float = 0.15
+    region_masking: RegionMaskingRecipe = "hide_overlaps"
+    mismatch_rate: float = 0.5
+    region_targets: RegionTargets = "class_probs"
+    num_nce_negatives: int = 0
+    build_hint: str | None = None
+    embedded_hint: str = "python experiments/pretrain.py --config=configs/base.py:scenes"
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work, by name."""
+        least = {"batch_size": 1, "text_length": 3, "max_regions": 1, "max_masked_tokens": 1, "num_nce_negatives": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
+        for name in ("token_mask_rate", "region_mask_rate", "mismatch_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it is a probability, between 0 and 1")
+        for name, choices in (("region_masking", RegionMaskingRecipe), ("region_targets", RegionTargets)):
+            if getattr(self, name) not in get_args(choices):
+                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(choices))}")
+        if self.num_nce_negatives and self.region_targets != "features":
+            raise InputError(
+                "num_nce_negatives needs features as targets: set region_targets='features' (or num_nce_negatives=0)"
+            )
+        if self.num_nce_negatives and (self.batch_size < 2 or self.max_regions < 2):
+            raise InputError(
+                f"num_nce_negatives needs other images and other regions to draw from; batch_size is {self.batch_size} "
+                f"and max_regions {self.max_regions}: use at least 2 of each, or num_nce_negatives=0"
+            )
+
+    def open(self, split: str) -> "PretrainingSource":
+        """Opens the data of one split.
+
+        Raises:
+            InputError: data, vocabulary or class probabilities are missing, or no caption can be mismatched; the
+                message says what to do.
+        """
+        rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=self._hint(self.annotations))
+        store = open_regions(self.regions, data_dir=self.data_dir, hint=self._hint(self.regions))
+        content_words = metadata(rows).get("content_words", {})
+        return PretrainingSource(rows, store, load_tokenizer(self.vocab), self, content_words)
+
+    def _hint(self, missing: str) -> str:
+        name, _, config = missing.partition("/")
+        chosen = f" --config={config}" if config else ""
+        made_up = f"python tfds_builders/build.py {name}{chosen} --data_dir={data_folder(self.data_dir)}"
+        lines = [f"Build it:\n  {self.build_hint or made_up}"]
+        if self.embedded_hint:
+            lines.append(f"or run on the embedded data, which needs no download:\n  {self.embedded_hint}")
+        return "\n".join(lines)
+
+
+@runtime_checkable
+class Regions(Protocol):
+    """What is needed of a region store."""
+
+    @property
+    def contract(self) -> FeatureContract:
+        """What the features mean."""
+        ...
+
+    def __getitem__(self, image_id: str, /) -> RegionRecord:
+        """Returns the regions of an image, or raises KeyError."""
+        ...
+
+
+class Probe(NamedTuple):
+    """A true pair with one word hidden: what is shown to see what a model makes of it.
+
+    Attributes:
+        fields: as ``PretrainingSource.example`` gives them; all regions are visible.
+        tokens: the caption's word pieces.
+        record: the regions.
+    """
+
+    fields: dict[str, np.ndarray]
+    tokens: list[str]
+    record: RegionRecord
+
+
+class PretrainingSource:
+    """The examples of one split, by row. ``example`` is a pure function of (row, generator).
+
+    Attributes:
+        tokenizer: of the captions.
+        contract: what the region features mean.
+        target_dim: C.
+        word_groups: token ids of the content words that the data set names, by kind (colour, shape, ...); may be empty.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        regions: Regions,
+        tokenizer: Tokenizer,
+        config: PretrainingDataConfig,
+        content_words: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Takes opened data; see ``PretrainingDataConfig.open`` for errors."""
+        self._rows, self._regions, self._config = rows, regions, config
+        self.tokenizer, self.contract = tokenizer, regions.contract
+        self.word_groups = _single_pieces(content_words or {}, tokenizer)
+        wants_classes = config.region_targets == "class_probs"
+        if wants_classes and not self.contract.num_classes:
+            raise InputError(_no_class_probs(f"region store {config.regions!r}"))
+        self.target_dim = self.contract.num_classes if wants_classes else self.contract.feature_dim
+        if not len(rows):
+            raise InputError(f"data set {config.annotations!r} has an empty split; build it again")
+        if config.mismatch_rate:
+            self._other_caption(0, np.random.default_rng(0))
+
+    def __len__(self) -> int:
+        """Number of image-caption pairs."""
+        return len(self._rows)
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """Returns the image id and the caption of a row."""
+        row = self._rows[index]
+        return _text(row["image_id"]), _text(row["caption"])
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One example: the fields of the batch without the leading axis B.
+
+        Args:
+            index: row of the split.
+            rng: decides the caption and the masking, always drawing in the same order.
+
+        Returns:
+            token_ids [T] int32, token_types [T] int32, text_mask [T] bool, region_features [S,F] float32, region_boxes
+            [S,5] float32, region_mask [S] bool, masked_positions [M] int32, token_labels [M] int32, token_label_mask
+            [M] bool, region_targets [R,C] float32, region_label_mask [R] bool, alignment_labels [] int32 (0 = the pair
+            matches, 1 = it does not). Padding is 0 and False everywhere.
+
+        Raises:
+            InputError: the region store lacks the image or its class probabilities.
+        """
+        image_id, caption = self.pair(index)
+        mismatched = rng.random() < self._config.mismatch_rate
+        if mismatched:
+            caption = self._other_caption(index, rng)
+        pieces = self.tokenizer.encode(caption)[: self._config.text_length - 2]
+        vocab_size = self.tokenizer.vocab_size
+        return {
+            **self._text_fields(pieces, rng.random(len(pieces)), rng.integers(vocab_size, size=len(pieces))),
+            **self._region_fields(image_id, rng.random),
+            "alignment_labels": np.array(mismatched, np.int32),
+        }
+
+    def probe(self, index: int) -> Probe:
+        """The pair of a row with one word piece masked, a content word if it has one; always the same one."""
+        image_id, caption = self.pair(index)
+        pieces = self.tokenizer.encode(caption)[: self._config.text_length - 2]
+        content = np.isin(pieces, [token for ids in self.word_groups.values() for token in ids])
+        candidates = content.nonzero()[0] if content.any() else np.arange(len(pieces))
+        hidden = candidates[index % len(candidates)]
+        draws = np.where(np.arange(len(pieces)) == hidden, 0.0, 1.0)  # 0 is selected and becomes [MASK], 1 is not
+        return Probe(
+            fields={
+                **self._text_fields(pieces, draws, random_ids=pieces),
+                **self._region_fields(image_id, np.ones),
+                "alignment_labels": np.array(0, np.int32),
+            },
+            tokens=self.tokenizer.tokens(pieces),
+            record=self._regions[image_id],
+        )
+
+    def batch_fields(
+        self, rows: range, batch_size: int, generators: Iterable[np.random.Generator]
+    ) -> dict[str, np.ndarray]:
+        """Fields that depend on the place in the global batch: ``nce_negatives`` [B,R,N] int32, if asked for."""
+        if not self._config.num_nce_negatives:
+            return {}
+        shape = {"num_rows": batch_size, "num_regions": self._config.max_regions}
+        negatives = [
+            nce_negatives(rng, row=row, num_negatives=self._config.num_nce_negatives, **shape)
+            for row, rng in zip(rows, generators, strict=True)
+        ]
+        return {"nce_negatives": np.stack(negatives)}
+
+    def _other_caption(self, index: int, rng: np.random.Generator) -> str:
+        """A caption of another image with another text, uniform over all such captions of the split."""
+        image_id, caption = self.pair(index)
+        drawn = 0
+        for _ in range(_MAX_REDRAWS):
+            drawn = int(rng.integers(len(self)))
+            other_id, other = self.pair(drawn)
+            if other_id != image_id and other != caption:
+                return other
+        # Nearly all captions are this image's or this text. Look for one that is not before giving up.
+        for step in range(1, len(self)):
+            other_id, other = self.pair((drawn + step) % len(self))
+            if other_id != image_id and other != caption:
+                return other
+        raise InputError(
+            f"no mismatched caption for image {image_id!r}: data set {self._config.annotations!r} has no other image "
+            "with another caption; set mismatch_rate=0 or use a larger data set"
+        )
+
+    def _text_fields(self, pieces: np.ndarray, draws: np.ndarray, random_ids: np.ndarray) -> dict[str, np.ndarray]:
+        config, tokenizer = self._config, self.tokenizer
+        masked = mask_tokens(
+            pieces,
+            draws,
+            random_ids,
+            mask_id=tokenizer.mask_id,
+            rate=config.token_mask_rate,
+            max_selected=config.max_masked_tokens,
+        )
+        packed = pack(masked.token_ids, config.text_length, tokenizer)
+        (chosen,) = masked.selected.nonzero()
+        return {
+            "token_ids": packed.token_ids,
+            "token_types": np.zeros(config.text_length, np.int32),
+            "text_mask": packed.text_mask,
+            "masked_positions": pad_rows((chosen + 1).astype(np.int32), config.max_masked_tokens),  # [CLS] is token 0
+            "token_labels": pad_rows(pieces[chosen], config.max_masked_tokens),
+            "token_label_mask": np.arange(config.max_masked_tokens) < len(chosen),
+        }
+
+    def _region_fields(self, image_id: str, draws_for: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+        config = self._config
+        try:
+            record = self._regions[image_id]
+        except KeyError as error:
+            raise InputError(
+                f"image {image_id!r} of data set {config.annotations!r} is not in the region store {config.regions!r}: "
+                "build the store for all images of the data set, or name the store that belongs to it"
+            ) from error
+        boxes, features = record.boxes[: config.max_regions], record.features[: config.max_regions]
+        targets = record.class_probs if config.region_targets == "class_probs" else record.features
+        if targets is None:
+            raise InputError(_no_class_probs(f"image {image_id!r} of region store {config.regions!r}"))
+        masked = mask_regions(boxes, draws_for(len(boxes)), recipe=config.region_masking, rate=config.region_mask_rate)
+        global_feature, visible = hide_regions(features, masked)
+        locations = relative_boxes(boxes, record.width, record.height)
+        regions = region_row(global_feature, visible, locations, num_slots=config.max_regions + 1)
+        return {
+            **regions._asdict(),
+            "region_targets": pad_rows(targets[: config.max_regions], config.max_regions),
+            "region_label_mask": pad_rows(masked.selected, config.max_regions),
+        }
+
+
+def nce_negatives(
+    rng: np.random.Generator, *, row: int, num_rows: int, num_regions: int, num_negatives: int
+) -> np.ndarray:
+    """Draws the negatives of the NCE objective for the regions of one image.
+
+    ``int(0.7 N)`` come from other images of the global batch (any region, padding included) and ``int(0.3 N)`` from
+    other regions of the same image, as in vilbert-multi-task; 128 gives 127, there as here.
+
+    Args:
+        rng: of this row and step.
+        row: the image's row in the global batch.
+        num_rows: rows of the global batch, at least 2.
+        num_regions: R, at least 2.
+        num_negatives: N.
+
+    Returns:
+        [R, int(0.7 N) + int(0.3 N)] int32 flat indices into the global batch's targets, seen as [num_rows * R, C].
+    """
+    # In integers: int(0.7 * 10) is 7, but not every such product rounds that kindly.
+    num_across, num_within = num_negatives * 7 // 10, num_negatives * 3 // 10
+    other_row = rng.integers(num_rows - 1, size=(num_regions, num_across))
+    other_row[other_row == row] = num_rows - 1  # the last row stands in for the own one
+    column = rng.integers(num_regions, size=(num_regions, num_across))
+    own_column = np.arange(num_regions)[:, None]
+    other_column = rng.integers(num_regions - 1, size=(num_regions, num_within))
+    other_column = np.where(other_column == own_column, num_regions - 1, other_column)
+    flat = [other_row * num_regions + column, row * num_regions + other_column]
+    return np.concatenate(flat, axis=1).astype(np.int32)
+
+
+def _single_pieces(words: Mapping[str, Sequence[str]], tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """Ids of the words that are one piece of the vocabulary."""
+    pieces = {group: [tokenizer.encode(word) for word in members] for group, members in words.items()}
+    return {group: sorted(int(ids[0]) for ids in found if len(ids) == 1) for group, found in pieces.items()}
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _no_class_probs(what: str) -> str:
+    return f"{what} has no class probabilities; set region_targets='features' to predict features instead"

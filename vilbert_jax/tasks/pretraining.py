@@ -1,0 +1,247 @@
+"""Pre-training: masked words, masked regions, image-text alignment (paper section 3.1).
+
+B batch, T text length, S = R + 1 region slots (slot 0 is the global region), R regions, M predicted positions, C region
+targets. A batch is the dict that ``vilbert_jax.data.PretrainingDataConfig`` makes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vilbert_jax import losses
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.data.pretraining import PretrainingSource
+from vilbert_jax.errors import InputError
+from vilbert_jax.losses import WeightedSum
+from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
+
+Batch = Mapping[str, Any]
+Params = Any
+MaskedLossesOn = Literal["all", "aligned"]
+
+
+def data_fields(config: ViLBERTConfig) -> dict[str, Any]:
+    """The fields of ``PretrainingDataConfig`` that follow from the model's region objective."""
+    return {
+        "region_targets": "class_probs" if config.region_objective == "kl" else "features",
+        "num_nce_negatives": config.num_negatives if config.region_objective == "nce" else 0,
+    }
+
+
+def check_fit(config: ViLBERTConfig, source: PretrainingSource, text_length: int, num_microbatches: int) -> None:
+    """Compares the model with the data it is to be trained on.
+
+    Raises:
+        InputError: naming every field of the model that does not fit, and the value that would.
+    """
+    pairs = {
+        "region_feature_dim": (config.region_feature_dim, source.contract.feature_dim, "width of the region features"),
+        "region_target_dim": (config.region_target_dim, source.target_dim, "width of the region targets"),
+        "vocab_size": (config.vocab_size, source.tokenizer.vocab_size, "size of the vocabulary"),
+    }
+    problems = [
+        f"model.{name} is {ours}, the {what} is {theirs}: set --config.model.{name}={theirs}"
+        for name, (ours, theirs, what) in pairs.items()
+        if ours != theirs
+    ]
+    if text_length > config.max_text_length:
+        problems.append(f"text_length is {text_length}, the model has {config.max_text_length} positions")
+    if config.region_objective == "nce" and num_microbatches > 1:
+        problems.append("the nce objective draws negatives from the whole batch: set num_microbatches=1")
+    if problems:
+        raise InputError("the model and the data do not fit together:\n  " + "\n  ".join(problems))
+
+
+def identity(config: ViLBERTConfig, source: PretrainingSource) -> dict[str, Any]:
+    """What a checkpoint of this model belongs to; a run on anything else must not continue it."""
+    return {
+        "model": config.to_dict(),
+        "features": source.contract.to_json(),
+        "vocabulary": source.tokenizer.fingerprint,
+    }
+
+
+def summary(metrics: Mapping[str, float], majority: float) -> str:
+    """A table of the held-out scores, each beside what it has to beat.
+
+    Args:
+        metrics: values of ``make_metric_fn``, by name.
+        majority: from ``majority_region_class``.
+    """
+    rows = [("alignment accuracy", metrics["alignment_accuracy"], 0.5, "chance")]
+    for name in metrics:
+        group = name.removeprefix("words/")
+        if group != name:
+            label = "masked words, all" if group == "all" else f"masked words, {group}"
+            rows.append((label, metrics[name], metrics[f"words_blind/{group}"], "all regions blanked"))
+    if "region_accuracy" in metrics:
+        rows.append(("masked regions, class", metrics["region_accuracy"], majority, "majority class"))
+    lines = [f"{'held-out pairs':24}{'accuracy':>10}{'to beat':>10}", "-" * 64]
+    return "\n".join([*lines, *(f"{label:24}{ours:10.3f}{base:10.3f}  {what}" for label, ours, base, what in rows)])
+
+
+def model_inputs(batch: Batch) -> Inputs:
+    """The part of a batch that the model may see."""
+    names = ("token_ids", "token_types", "text_mask", "region_features", "region_boxes", "region_mask")
+    return Inputs(*(batch[name] for name in names))
+
+
+def make_init_fn(model: ViLBERTForPretraining) -> Callable[[Array], Params]:
+    """Returns key -> fresh parameters, as BERT initialises them."""
+    config = model.config
+
+    def init(key: Array) -> Params:
+        inputs = Inputs(
+            token_ids=jnp.zeros((1, 2), jnp.int32),
+            token_types=jnp.zeros((1, 2), jnp.int32),
+            text_mask=jnp.ones((1, 2), bool),
+            region_features=jnp.zeros((1, 2, config.region_feature_dim)),
+            region_boxes=jnp.zeros((1, 2, 5)),
+            region_mask=jnp.ones((1, 2), bool),
+            task_id=jnp.zeros((1,), jnp.int32) if config.num_task_embeddings else None,
+        )
+        return model.init(key, inputs, deterministic=True)["params"]
+
+    return init
+
+
+def make_loss_fn(
+    model: ViLBERTForPretraining, masked_losses_on: MaskedLossesOn
+) -> Callable[[Params, Batch, Array], dict[str, WeightedSum]]:
+    """Returns the training losses by name: ``token_loss``, ``region_loss``, ``alignment_loss``.
+
+    Args:
+        model: the model.
+        masked_losses_on: ``all`` pairs (the paper), or ``aligned`` ones only (vilbert-multi-task's recipe,
+            ``objective`` 1), where a mismatched caption says nothing about the regions.
+    """
+    _require_choice(masked_losses_on)
+
+    def loss_fn(params: Params, batch: Batch, dropout_key: Array) -> dict[str, WeightedSum]:
+        output = model.apply(
+            {"params": params},
+            model_inputs(batch),
+            deterministic=False,
+            masked_positions=batch["masked_positions"],
+            rngs={"dropout": dropout_key},
+        )
+        assert isinstance(output, PretrainingOutput)
+        return _losses(model.config, output, batch, masked_losses_on)
+
+    return loss_fn
+
+
+def make_metric_fn(
+    model: ViLBERTForPretraining,
+    masked_losses_on: MaskedLossesOn,
+    word_groups: Mapping[str, Iterable[int]] | None = None,
+) -> Callable[[Params, Batch], dict[str, WeightedSum]]:
+    """Returns the evaluation: the three losses, and accuracies in 0..1.
+
+    ``alignment_accuracy``; ``token_accuracy`` of the predicted words; ``region_accuracy`` (``kl`` objective) of the
+    most likely class of regions whose features are hidden. Words are also scored on matching pairs alone, with the
+    picture (``words/<group>``) and with every region blanked, features and boxes (``words_blind/<group>``): the difference is
+    what the model learned to see.
+
+    Args:
+        model: the model.
+        masked_losses_on: see ``make_loss_fn``; evaluation filters as training does.
+        word_groups: token ids by group name, e.g. colours; ``content`` is added for their union.
+    """
+    _require_choice(masked_losses_on)
+    groups = {"all": np.ones(model.config.vocab_size, bool)}
+    if word_groups:
+        groups |= {name: np.isin(np.arange(model.config.vocab_size), list(ids)) for name, ids in word_groups.items()}
+        groups["content"] = np.any([member for name, member in groups.items() if name != "all"], axis=0)
+
+    def run(params: Params, inputs: Inputs, batch: Batch) -> PretrainingOutput:
+        output = model.apply({"params": params}, inputs, deterministic=True, masked_positions=batch["masked_positions"])
+        assert isinstance(output, PretrainingOutput)
+        return output
+
+    def metric_fn(params: Params, batch: Batch) -> dict[str, WeightedSum]:
+        inputs = model_inputs(batch)
+        seeing = run(params, inputs, batch)
+        blind = run(
+            params,
+            inputs._replace(
+                region_features=jnp.zeros_like(inputs.region_features), region_boxes=jnp.zeros_like(inputs.region_boxes)
+            ),
+            batch,
+        )
+        metrics = _losses(model.config, seeing, batch, masked_losses_on)
+        counted = _counted(batch, masked_losses_on)
+        metrics["alignment_accuracy"] = _accuracy(
+            seeing.alignment_logits, batch["alignment_labels"], batch["example_mask"]
+        )
+        labels, predicted = batch["token_labels"], batch["token_label_mask"]
+        metrics["token_accuracy"] = _accuracy(seeing.token_logits, labels, predicted & counted[:, None])
+        if model.config.region_objective == "kl":
+            hidden = _hidden_regions(batch) & counted[:, None]
+            classes = batch["region_targets"].argmax(-1)
+            metrics["region_accuracy"] = _accuracy(seeing.region_logits[:, 1:], classes, hidden)
+        matching = predicted & _counted(batch, "aligned")[:, None]
+        for name, member in groups.items():
+            mask = matching & jnp.asarray(member)[labels]
+            metrics[f"words/{name}"] = _accuracy(seeing.token_logits, labels, mask)
+            metrics[f"words_blind/{name}"] = _accuracy(blind.token_logits, labels, mask)
+        return metrics
+
+    return metric_fn
+
+
+def majority_region_class(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+    """Share of the most frequent class among hidden regions: what ``region_accuracy`` has to beat."""
+    classes = [batch["region_targets"].argmax(-1)[np.asarray(_hidden_regions(batch))] for batch in batches]
+    counts = np.bincount(np.concatenate(classes))
+    return float(counts.max() / counts.sum()) if counts.size else 0.0
+
+
+def _losses(
+    config: ViLBERTConfig, output: PretrainingOutput, batch: Batch, masked_losses_on: MaskedLossesOn
+) -> dict[str, WeightedSum]:
+    counted = _counted(batch, masked_losses_on)[:, None]
+    region_logits = output.region_logits[:, 1:]  # the global region has no target
+    targets, selected = batch["region_targets"], batch["region_label_mask"] & counted
+    match config.region_objective:
+        case "kl":
+            region_loss = losses.region_kl_loss(region_logits, targets, selected)
+        case "regression":
+            region_loss = losses.region_regression_loss(region_logits, targets, selected)
+        case "nce":
+            region_loss = losses.region_nce_loss(region_logits, targets, selected, batch["nce_negatives"])
+    return {
+        "token_loss": losses.token_loss(
+            output.token_logits, batch["token_labels"], batch["token_label_mask"] & counted
+        ),
+        "region_loss": region_loss,
+        "alignment_loss": losses.alignment_loss(
+            output.alignment_logits, batch["alignment_labels"], batch["example_mask"]
+        ),
+    }
+
+
+def _counted(batch: Batch, masked_losses_on: MaskedLossesOn) -> Array:
+    """[B] bool: examples whose masked words and regions count."""
+    return (
+        batch["example_mask"] if masked_losses_on == "all" else batch["example_mask"] & (batch["alignment_labels"] == 0)
+    )
+
+
+def _hidden_regions(batch: Batch) -> Array:
+    """[B, R] bool: regions to predict whose features were zeroed, not those shown unchanged."""
+    shown = (batch["region_features"][:, 1:] != 0).any(-1)
+    return batch["region_label_mask"] & ~shown & batch["example_mask"][:, None]
+
+
+def _accuracy(logits: Array, labels: Array, mask: Array) -> WeightedSum:
+    correct = (logits.argmax(-1) == labels) & mask
+    return WeightedSum(correct.sum(dtype=jnp.float32), mask.sum(dtype=jnp.float32))
+
+
+def _require_choice(masked_losses_on: str) -> None:
+    if masked_losses_on not in get_args(MaskedLossesOn):
+        raise InputError(f"masked_losses_on is {masked_losses_on!r}; use one of {', '.join(get_args(MaskedLossesOn))}.")
