@@ -10,7 +10,7 @@ demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on i
 	$(BIN)/python experiments/pretrain.py --config=configs/tiny.py
 
 test: $(VENV)/.dev  ## all tests; no network, no accelerator
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: lint types test  ## what a change must pass
 

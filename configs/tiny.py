@@ -40,9 +40,9 @@ def get_config() -> ConfigDict:
     config.batch_size = 64
     config.text_length = 24
     config.max_masked_tokens = 8
-    config.optimizer.learning_rate = 1e-3
-    config.total_steps = 2800
+    config.optimizer.learning_rate = 2e-3
+    config.total_steps = 3000
     config.log_every = 20
-    config.eval_every = 700
-    config.checkpoint_every = 700
+    config.eval_every = 750
+    config.checkpoint_every = 750
     return config

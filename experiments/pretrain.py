@@ -5,9 +5,9 @@ tensorboard/ and checkpoints/.
 """
 
 import pathlib
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 import vilbert_jax as vj
 from tfds_builders import embedded, scenes
@@ -23,7 +23,7 @@ from vilbert_jax.training.report import write_report
 from vilbert_jax.training.sharding import MeshConfig
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> int | None:
+def main(config: Any, workdir: pathlib.Path) -> int | None:
     model_config = vj.ViLBERTConfig.from_dict(config.model.to_dict())
     data_config = PretrainingDataConfig(
         **cli.fields_for(PretrainingDataConfig, config) | pretraining.data_fields(model_config)
@@ -46,7 +46,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> int | None:
         loss_fn=pretraining.make_loss_fn(model, config.masked_losses_on),
         loss_weights=config.loss_weights.to_dict(),
         dataset=training_data,
-        evaluations={"validation": Evaluation(metric_fn, held_out)},
+        evaluations={
+            "validation": Evaluation(metric_fn, held_out),
+            "blind": Evaluation(pretraining.without_picture(metric_fn), held_out),
+        },
         identity=pretraining.identity(model_config, training_data.source),
         optimizer=OptimizerConfig(**config.optimizer.to_dict()),
         mesh=MeshConfig(**config.mesh.to_dict()),
@@ -59,7 +62,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> int | None:
         picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
         draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
         majority = pretraining.majority_region_class(held_out.iterate())
-        print(pretraining.summary(last_metrics(workdir / METRICS_FILE, "eval/validation/"), majority))
+        seeing, blind = (last_metrics(workdir / METRICS_FILE, f"eval/{name}/") for name in ("validation", "blind"))
+        print(pretraining.summary(seeing, blind, majority))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
     return None
 

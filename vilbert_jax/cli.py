@@ -7,6 +7,7 @@ message on stderr, no traceback.
 import dataclasses
 import difflib
 import pathlib
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,12 +19,12 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.training.logging import NonFiniteError
 
 
-def run(main: Callable[[ConfigDict, pathlib.Path], int | None], argv: Sequence[str] | None = None) -> None:
+def run(main: Callable[[Any, pathlib.Path], int | None], argv: Sequence[str] | None = None) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and ``--workdir=DIR``, then runs ``main`` and exits.
 
     Args:
-        main: called with the locked config and the work directory (default ``runs/<config name>``); returns the exit
-            code, None meaning 0.
+        main: called with the locked ``ConfigDict`` and the work directory (default ``runs/<config name>``); returns
+            the exit code, None meaning 0.
         argv: program name and arguments; ``sys.argv`` when absent.
     """
     try:
@@ -46,44 +47,54 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
             other argument.
     """
     usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]"
+    name = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
+    if name is None:
+        raise InputError(f"--config is missing\n{usage}")
+    _check_keys(_load(name), [a.removeprefix("--config.") for a in argv if a.startswith("--config.")])
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.", flag_values=values)
     try:
         rest = values(list(argv))[1:]
         config = holder.value
-    except AttributeError as error:  # how ConfigDict reports a key it lacks
-        raise _unknown_key(argv) from error
-    except (flags.Error, TypeError, ValueError, ImportError, SyntaxError, OSError) as error:
+    except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"{error}\n{usage}") from error
-    if config is None or rest:
-        found = "--config is missing" if config is None else f"arguments not understood: {' '.join(rest)}"
-        raise InputError(f"{found}\n{usage}")
-    name = config_flags.get_config_filename(values["config"])
-    stem, _, argument = pathlib.Path(name).name.partition(":")
-    stem = stem.removesuffix(".py") + (f"-{argument}" if argument else "")
+    if rest:
+        raise InputError(f"arguments not understood: {' '.join(rest)}\n{usage}")
+    path, _, argument = name.partition(":")
+    stem = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
     return config, pathlib.Path(values["workdir"].value or pathlib.Path("runs", stem))
 
 
-def fields_for(cls: type, config: ConfigDict) -> dict[str, Any]:
+def fields_for(cls: Any, config: ConfigDict) -> dict[str, Any]:
     """The entries of a flat config that are fields of the dataclass ``cls``."""
     return {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
 
 
-def _unknown_key(argv: Sequence[str]) -> InputError:
-    """Finds out which ``--config.KEY`` does not exist, by loading the config file without overrides."""
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
-    values([argv[0], *(a for a in argv[1:] if a.startswith("--config="))])
-    keys = list(_dotted_keys(holder.value))
-    asked = [a.removeprefix("--config.").partition("=")[0] for a in argv[1:] if a.startswith("--config.")]
-    unknown = [key for key in asked if key not in keys]
-    lines = []
-    for key in unknown:
-        near = difflib.get_close_matches(key, keys, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"keys: {', '.join(keys)}"
-        lines.append(f"--config.{key} does not exist in this config; {hint}")
-    return InputError("\n".join(lines))
+def _load(name: str) -> ConfigDict:
+    """The config without overrides; here for its errors, which config_flags wraps in tracebacks."""
+    path, _, argument = name.partition(":")
+    try:
+        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except OSError as error:
+        raise InputError(f"no config at {path} ({error.strerror}); the recipes are in configs/") from error
+    except (KeyError, TypeError) as error:
+        asked = f"get_config({argument!r})" if argument else "get_config()"
+        raise InputError(f"{path} has no function that can be called as {asked}: {error}") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
+    keys = _dotted_keys(config)
+    problems = []
+    for key in (override.partition("=")[0] for override in overrides):
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"keys: {', '.join(keys)}"
+            problems.append(f"--config.{key} does not exist in this config; {hint}")
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def _dotted_keys(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -48,8 +48,12 @@ class BatchFields(Protocol):
         ...
 
 
+S = TypeVar("S", bound=Source)
+S_co = TypeVar("S_co", bound=Source, covariant=True)
+
+
 @runtime_checkable
-class DataConfig(Protocol):
+class DataConfig(Protocol[S_co]):
     """What ``make_dataset`` needs of a config."""
 
     @property
@@ -62,14 +66,14 @@ class DataConfig(Protocol):
         """Decides order, masking and negatives."""
         ...
 
-    def open(self, split: str, /) -> Source:
+    def open(self, split: str, /) -> S_co:
         """Returns the examples of a split."""
         ...
 
 
 def make_dataset(
-    config: DataConfig, split: str = "train", host_index: int = 0, host_count: int = 1, workers: int = 0
-) -> "Dataset":
+    config: DataConfig[S], split: str = "train", host_index: int = 0, host_count: int = 1, workers: int = 0
+) -> "Dataset[S]":
     """Opens a split: ``train`` is endless and shuffled, any other is read once in order.
 
     Args:
@@ -88,7 +92,7 @@ def make_dataset(
     )
 
 
-class Dataset:
+class Dataset(Generic[S]):
     """Batches of a source, by step.
 
     A batch holds the fields of the examples stacked, and besides ``example_mask`` [rows] bool (False only in rows that
@@ -106,7 +110,7 @@ class Dataset:
 
     def __init__(
         self,
-        source: Source,
+        source: S,
         *,
         batch_size: int,
         seed: int,
@@ -192,7 +196,7 @@ class Dataset:
 class BatchIterator(Iterator[Batch]):
     """Batches in order of steps, read ahead by Grain in threads or in worker processes. A context manager."""
 
-    def __init__(self, dataset: Dataset, first_step: int, end_step: int, workers: int, prefetch: int) -> None:
+    def __init__(self, dataset: Dataset[Any], first_step: int, end_step: int, workers: int, prefetch: int) -> None:
         """Starts reading; see ``Dataset.iterate``."""
         # As multiprocessing itself checks, but before anything is started that would wait for these processes.
         if workers and getattr(multiprocessing.current_process(), "_inheriting", False):

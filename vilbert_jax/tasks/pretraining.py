@@ -20,6 +20,7 @@ from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
 
 Batch = Mapping[str, Any]
 Params = Any
+MetricFn = Callable[[Params, Batch], dict[str, WeightedSum]]
 MaskedLossesOn = Literal["all", "aligned"]
 
 
@@ -64,21 +65,20 @@ def identity(config: ViLBERTConfig, source: PretrainingSource) -> dict[str, Any]
     }
 
 
-def summary(metrics: Mapping[str, float], majority: float) -> str:
+def summary(seeing: Mapping[str, float], blind: Mapping[str, float], majority: float) -> str:
     """A table of the held-out scores, each beside what it has to beat.
 
     Args:
-        metrics: values of ``make_metric_fn``, by name.
+        seeing: values of ``make_metric_fn``, by name.
+        blind: the same from ``without_picture``.
         majority: from ``majority_region_class``.
     """
-    rows = [("alignment accuracy", metrics["alignment_accuracy"], 0.5, "chance")]
-    for name in metrics:
-        group = name.removeprefix("words/")
-        if group != name:
-            label = "masked words, all" if group == "all" else f"masked words, {group}"
-            rows.append((label, metrics[name], metrics[f"words_blind/{group}"], "all regions blanked"))
-    if "region_accuracy" in metrics:
-        rows.append(("masked regions, class", metrics["region_accuracy"], majority, "majority class"))
+    rows = [("alignment accuracy", seeing["alignment_accuracy"], 0.5, "chance")]
+    for name in sorted(name for name in seeing if name.startswith("words/")):
+        label = f"masked words, {name.removeprefix('words/')}"
+        rows.append((label, seeing[name], blind[name], "all regions blanked"))
+    if "region_accuracy" in seeing:
+        rows.append(("masked regions, class", seeing["region_accuracy"], majority, "majority class"))
     lines = [f"{'held-out pairs':24}{'accuracy':>10}{'to beat':>10}", "-" * 64]
     return "\n".join([*lines, *(f"{label:24}{ours:10.3f}{base:10.3f}  {what}" for label, ours, base, what in rows)])
 
@@ -138,13 +138,12 @@ def make_metric_fn(
     model: ViLBERTForPretraining,
     masked_losses_on: MaskedLossesOn,
     word_groups: Mapping[str, Iterable[int]] | None = None,
-) -> Callable[[Params, Batch], dict[str, WeightedSum]]:
+) -> MetricFn:
     """Returns the evaluation: the three losses, and accuracies in 0..1.
 
     ``alignment_accuracy``; ``token_accuracy`` of the predicted words; ``region_accuracy`` (``kl`` objective) of the
-    most likely class of regions whose features are hidden. Words are also scored on matching pairs alone, with the
-    picture (``words/<group>``) and with every region blanked, features and boxes (``words_blind/<group>``): the difference is
-    what the model learned to see.
+    most likely class of regions whose features are hidden; ``words/<group>`` as ``token_accuracy``, but on matching
+    pairs alone, where the picture can help.
 
     Args:
         model: the model.
@@ -157,40 +156,42 @@ def make_metric_fn(
         groups |= {name: np.isin(np.arange(model.config.vocab_size), list(ids)) for name, ids in word_groups.items()}
         groups["content"] = np.any([member for name, member in groups.items() if name != "all"], axis=0)
 
-    def run(params: Params, inputs: Inputs, batch: Batch) -> PretrainingOutput:
-        output = model.apply({"params": params}, inputs, deterministic=True, masked_positions=batch["masked_positions"])
-        assert isinstance(output, PretrainingOutput)
-        return output
-
     def metric_fn(params: Params, batch: Batch) -> dict[str, WeightedSum]:
-        inputs = model_inputs(batch)
-        seeing = run(params, inputs, batch)
-        blind = run(
-            params,
-            inputs._replace(
-                region_features=jnp.zeros_like(inputs.region_features), region_boxes=jnp.zeros_like(inputs.region_boxes)
-            ),
-            batch,
+        output = model.apply(
+            {"params": params}, model_inputs(batch), deterministic=True, masked_positions=batch["masked_positions"]
         )
-        metrics = _losses(model.config, seeing, batch, masked_losses_on)
+        assert isinstance(output, PretrainingOutput)
+        metrics = _losses(model.config, output, batch, masked_losses_on)
         counted = _counted(batch, masked_losses_on)
         metrics["alignment_accuracy"] = _accuracy(
-            seeing.alignment_logits, batch["alignment_labels"], batch["example_mask"]
+            output.alignment_logits, batch["alignment_labels"], batch["example_mask"]
         )
         labels, predicted = batch["token_labels"], batch["token_label_mask"]
-        metrics["token_accuracy"] = _accuracy(seeing.token_logits, labels, predicted & counted[:, None])
+        metrics["token_accuracy"] = _accuracy(output.token_logits, labels, predicted & counted[:, None])
         if model.config.region_objective == "kl":
             hidden = _hidden_regions(batch) & counted[:, None]
             classes = batch["region_targets"].argmax(-1)
-            metrics["region_accuracy"] = _accuracy(seeing.region_logits[:, 1:], classes, hidden)
+            metrics["region_accuracy"] = _accuracy(output.region_logits[:, 1:], classes, hidden)
         matching = predicted & _counted(batch, "aligned")[:, None]
         for name, member in groups.items():
             mask = matching & jnp.asarray(member)[labels]
-            metrics[f"words/{name}"] = _accuracy(seeing.token_logits, labels, mask)
-            metrics[f"words_blind/{name}"] = _accuracy(blind.token_logits, labels, mask)
+            metrics[f"words/{name}"] = _accuracy(output.token_logits, labels, mask)
         return metrics
 
     return metric_fn
+
+
+def without_picture(metric_fn: MetricFn) -> MetricFn:
+    """The same evaluation with every region blanked, features and boxes: what can be guessed without looking.
+
+    What a model gains on ``words/<group>`` over this is what it learned to see.
+    """
+
+    def blind(params: Params, batch: Batch) -> dict[str, WeightedSum]:
+        blank = {name: jnp.zeros_like(batch[name]) for name in ("region_features", "region_boxes")}
+        return metric_fn(params, {**batch, **blank})
+
+    return blind
 
 
 def majority_region_class(batches: Iterable[Mapping[str, np.ndarray]]) -> float:

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_store import RegionRecord
@@ -146,7 +147,7 @@ def _draw_regions(axes: Axes, guess: Guess, picture: np.ndarray | None) -> None:
         x1, y1, x2, y2 = record.boxes[k]
         strong = share[k] > 0.5
         axes.add_patch(
-            matplotlib.patches.Rectangle(
+            Rectangle(
                 (x1, y1),
                 x2 - x1,
                 y2 - y1,
@@ -164,24 +165,24 @@ def _draw_regions(axes: Axes, guess: Guess, picture: np.ndarray | None) -> None:
 
 def _draw_guesses(axes: Axes, guess: Guess) -> None:
     truth = guess.tokens[guess.hidden]
-    shown = [f"[{'?' * 3}]" if i == guess.hidden else token for i, token in enumerate(guess.tokens)]
+    shown = ["____" if i == guess.hidden else token for i, token in enumerate(guess.tokens)]
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.text(0, 0.98, _wrap(shown, 34), va="top", fontsize=9.5)
+    axes.text(0, 0.98, _wrap(shown, 34), va="top", fontsize=11)
     for k, (word, prob) in enumerate(zip(guess.words, guess.probs, strict=True)):
-        y = 0.44 - 0.12 * k
+        y = 0.5 - 0.125 * k
         colour = _RIGHT if word == truth else _WRONG if k == 0 else _QUIET
         axes.barh(y, 0.55 * float(prob), left=0.3, height=0.09, color=colour, alpha=0.85)
         axes.text(0.28, y, word, ha="right", va="center", color=colour, fontweight="bold" if word == truth else None)
         axes.text(0.31 + 0.55 * float(prob), y, f"{prob:.0%}", va="center", fontsize=8, color=_QUIET)
     if truth not in guess.words:
-        axes.text(0, -0.05, f"hidden: {truth}", fontsize=8, color=_RIGHT)
+        axes.text(0, 0.02, f"hidden: {truth}", fontsize=8, color=_RIGHT)
 
 
 def _wrap(words: Sequence[str], width: int) -> str:
     lines, line = [], ""
     for word in words:
         piece = word.removeprefix("##")
-        glue = "" if piece != word or not line else " "
+        glue = "" if piece != word or word in ",.;:!?" or not line else " "
         if line and len(line) + len(glue) + len(piece) > width:
             lines.append(line)
             line, glue = "", ""

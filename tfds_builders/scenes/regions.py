@@ -1,0 +1,51 @@
+"""Region records of the scenes data set: picture, noisy boxes, features of their pixels, class probabilities."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tfds_builders.scenes import classifier, descriptors, detections, parallel, rendering, world
+from vilbert_jax.data.region_store import FeatureContract, RegionRecord
+
+
+def feature_contract(calibration_scenes: int = classifier.CALIBRATION_SCENES) -> FeatureContract:
+    """What the features of every region store of this data set mean."""
+    return FeatureContract(
+        detector="scenes descriptors",
+        weights_hash=classifier.fingerprint(calibration_scenes),
+        layer="descriptors of the box's pixels",
+        colour_order="rgb",
+        resize_rule=f"none, {world.WIDTH} x {world.HEIGHT}",
+        selection_rule=f"{detections.MIN_BOXES} to {detections.MAX_BOXES} noisy boxes in random order",
+        background="first",
+        feature_dim=descriptors.FEATURE_DIM,
+        num_classes=len(classifier.CLASS_NAMES),
+        class_names=classifier.CLASS_NAMES,
+    )
+
+
+@functools.cache
+def fitted_classifier(
+    calibration_scenes: int = classifier.CALIBRATION_SCENES, processes: int = 1
+) -> classifier.Classifier:
+    """The detector's classifier, fitted once a process."""
+    ids = classifier.calibration_ids(calibration_scenes)
+    features, labels = zip(*parallel.map_ordered(classifier.examples, ids, processes), strict=True)
+    return classifier.fit(np.concatenate(features), np.concatenate(labels))
+
+
+def region_record(image_id: str, detector: classifier.Classifier) -> RegionRecord:
+    """Draws one picture and looks at it."""
+    scene = world.make_scene(image_id)
+    pixels = rendering.render_scene(scene)
+    boxes = detections.detect(scene)
+    features = descriptors.describe(pixels, boxes)
+    height, width, _ = pixels.shape
+    return RegionRecord(image_id, width, height, boxes, features, detector.probabilities(features))
+
+
+def region_records(image_ids: Sequence[str], calibration_scenes: int, processes: int) -> Iterator[RegionRecord]:
+    """Records of many pictures, in order; the same whatever the number of processes."""
+    detector = fitted_classifier(calibration_scenes, processes)
+    yield from parallel.map_ordered(functools.partial(region_record, detector=detector), image_ids, processes)
