@@ -15,7 +15,7 @@ from tfds_builders.scenes.world import COLOURS, SHAPES
 
 CLASS_NAMES = ("background", *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 CALIBRATION_SCENES = 500
-_VERSION = 1  # to be raised whenever features or probabilities change
+_VERSION = 1  # to be raised whenever boxes, features or probabilities change
 _COMPONENTS = 16  # directions kept; fewer means a worse detector
 _TEMPERATURE = 2.0
 _SHRINKAGE = 0.2
