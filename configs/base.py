@@ -5,8 +5,8 @@
 Data     Conceptual Captions, 36 regions a picture; see docs/data.md for building it.
 Recipe   batch 512, 10 epochs (about 61,000 steps on the 3.1 M pairs that can be had), AdamW at 1e-4, 10 % warm-up,
          linear decay, all three losses on matched and mismatched pairs alike (paper section 3.1).
-Cost     the paper used 8 TitanX GPUs; 250 M parameters, 1 GB in float32, 4 GB with gradients and moments.
-Expect   zero-shot Flickr30k image retrieval R@1 31.86 (paper table 4), after pre-training alone. Not reproduced here:
+Cost     the paper used 8 GPUs; 239 M parameters, 1 GB in float32, 4 GB with gradients and moments.
+Expect   zero-shot Flickr30k image retrieval R@1 31.86 (paper), after pre-training alone. Not reproduced here:
          it needs the data.
 
 The same model and recipe on the embedded data, on any machine and without a download (it draws 26,000 pictures first):
