@@ -1,13 +1,15 @@
-"""Pre-training ViLBERT as the paper does: BERT-base text stream, 6 region and 6 co-attention layers, 3.3 M pairs.
+"""Pre-training the paper's model: BERT-base text stream, 6 region and 6 co-attention layers, 3.3 M pairs.
 
     python experiments/pretrain.py --config=configs/base.py
 
-Data     Conceptual Captions, 36 regions a picture; see docs/data.md for building it.
+Data     Conceptual Captions with the features of 36 regions a picture. Its builder is not part of the project yet.
 Recipe   batch 512, 10 epochs (about 61,000 steps on the 3.1 M pairs that can be had), AdamW at 1e-4, 10 % warm-up,
-         linear decay, all three losses on matched and mismatched pairs alike (paper section 3.1).
+         linear decay, all three losses on matched and mismatched pairs alike (paper section 3.1). Unlike the paper's,
+         the text stream starts at random, not from BERT; regions overlapping a hidden one are hidden too; AdamW
+         decays kernels and embeddings only. docs/porting.md names the switches back.
 Cost     the paper used 8 GPUs; 239 M parameters, 1 GB in float32, 4 GB with gradients and moments.
-Expect   zero-shot Flickr30k image retrieval R@1 31.86 (paper), after pre-training alone. Not reproduced here:
-         it needs the data.
+Expect   the paper reports zero-shot Flickr30k image retrieval R@1 31.86 after its pre-training. Not run here: it
+         needs the data.
 
 The same model and recipe on the embedded data, on any machine and without a download (it draws 26,000 pictures first):
 
@@ -39,6 +41,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
     config.batch_size = 512
     config.text_length = 36
     config.max_regions = 36
+    config.eval_split = "validation"  # held-out pairs; a slice such as validation[:500] makes evaluations shorter
     config.num_workers = 8  # processes that prepare batches; 0: threads of this process
 
     # --- what is hidden, and what that costs
@@ -70,6 +73,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
         config.annotations, config.regions = "scenes/captions", "scenes/regions"
         config.vocab = str(vocabulary.FILE)
         config.max_regions = detections.MAX_BOXES
+        config.eval_split = "validation[:256]"  # the base model scores about ten pairs a second on a CPU
         config.num_workers = 0
         config.model.vocab_size = len(vocabulary.FILE.read_text().splitlines())
         config.model.region_feature_dim = descriptors.FEATURE_DIM

@@ -9,7 +9,9 @@ Recipe   that of configs/base.py with a higher learning rate and no dropout. Mas
          matching pairs alone (the recipe of vilbert-multi-task): in the other half of the pairs the picture says
          nothing about the words, and a short run has no time for that. The initialisation is wider, because narrow
          layers shrink signals more: 0.02 at 768 columns is 0.06 at 96.
-Expect   the table in README.md.
+         Of a caption at most 8 pieces are predicted; at 22 pieces more are drawn for 3 captions in a thousand.
+Cost     5 to 6 minutes on 4 CPU cores with everything, 3 GB of memory.
+Expect   alignment accuracy 0.92, content words 0.57 (0.30 without the picture), region classes 0.35 (majority 0.06).
 """
 
 import dataclasses
@@ -40,6 +42,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(dataclasses.asdict(model))
 
     config.annotations, config.regions = "scenes/captions_small", "scenes/regions_small"
+    config.eval_split = "validation"
     config.batch_size = 64
     config.text_length = 24
     config.max_masked_tokens = 8

@@ -20,7 +20,7 @@ from vilbert_jax.training.logging import METRICS_FILE, last_metrics
 from vilbert_jax.training.loop import Evaluation, TrainingConfig, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
-from vilbert_jax.training.sharding import MeshConfig
+from vilbert_jax.training.sharding import MeshConfig, make_mesh
 
 
 def main(config: Any, workdir: pathlib.Path) -> int | None:
@@ -28,40 +28,44 @@ def main(config: Any, workdir: pathlib.Path) -> int | None:
     data_config = PretrainingDataConfig(
         **cli.fields_for(PretrainingDataConfig, config) | pretraining.data_fields(model_config)
     )
+    training_config = TrainingConfig(**cli.fields_for(TrainingConfig, config))
+    optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
+    loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
+    make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
+    picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
     embedded.ensure(
         [name for name in (config.annotations, config.regions) if name.startswith("scenes/")],
         data_folder(config.data_dir),
     )
     placement = {"host_index": jax.process_index(), "host_count": jax.process_count()}
     training_data = make_dataset(data_config, "train", **placement)
-    held_out = make_dataset(data_config, "validation", **placement)
+    held_out = make_dataset(data_config, config.eval_split, **placement)
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
 
     model = vj.ViLBERTForPretraining(model_config)
     metric_fn = pretraining.make_metric_fn(model, config.masked_losses_on, held_out.source.word_groups)
     result = train(
-        TrainingConfig(**cli.fields_for(TrainingConfig, config)),
+        training_config,
         workdir=workdir,
         init_params=pretraining.make_init_fn(model),
         loss_fn=pretraining.make_loss_fn(model, config.masked_losses_on),
-        loss_weights=config.loss_weights.to_dict(),
+        loss_weights=loss_weights,
         dataset=training_data,
         evaluations={
             "validation": Evaluation(metric_fn, held_out),
             "blind": Evaluation(pretraining.without_picture(metric_fn), held_out),
         },
         identity=pretraining.identity(model_config, training_data.source),
-        optimizer=OptimizerConfig(**config.optimizer.to_dict()),
-        mesh=MeshConfig(**config.mesh.to_dict()),
+        optimizer=optimizer,
+        mesh=mesh,
     )
     if result.interrupted:
         print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
         return None
     if jax.process_index() == 0:
-        write_report(workdir / "metrics.jsonl", workdir / "report.png")
-        picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
+        write_report(workdir / METRICS_FILE, workdir / "report.png")
         draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
-        majority = pretraining.majority_region_class(held_out.iterate())
+        majority = pretraining.majority_region_class(held_out.iterate(), config.masked_losses_on)
         seeing, blind = (last_metrics(workdir / METRICS_FILE, f"eval/{name}/") for name in ("validation", "blind"))
         print(pretraining.summary(seeing, blind, majority))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")

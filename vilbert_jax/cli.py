@@ -33,6 +33,12 @@ def run(main: Callable[[Any, pathlib.Path], int | None], argv: Sequence[str] | N
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        print(f"error: {error}. Check the path and the space left on its disk.", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to save.", file=sys.stderr)
+        code = 130
     except NonFiniteError as error:
         print(f"stopped: {error}", file=sys.stderr)
         code = 1
@@ -47,7 +53,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
             other argument.
     """
     usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]"
-    name = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
+    name = next((a.partition("=")[2].removesuffix(":") for a in argv if a.startswith("--config=")), None)
     if name is None:
         raise InputError(f"--config is missing\n{usage}")
     _check_keys(_load(name), [a.removeprefix("--config.") for a in argv if a.startswith("--config.")])
@@ -74,15 +80,18 @@ def fields_for(cls: Any, config: ConfigDict) -> dict[str, Any]:
 def _load(name: str) -> ConfigDict:
     """The config without overrides; here for its errors, which config_flags wraps in tracebacks."""
     path, _, argument = name.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no config file {path!r} here; the recipes are in the configs folder of the project")
     try:
-        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
-    except OSError as error:
-        raise InputError(f"no config at {path} ({error.strerror}); the recipes are in configs/") from error
-    except (KeyError, TypeError) as error:
-        asked = f"get_config({argument!r})" if argument else "get_config()"
-        raise InputError(f"{path} has no function that can be called as {asked}: {error}") from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
+        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except InputError:
+        raise
+    except Exception as error:  # a config file is the user's code and may fail in any way
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{name} cannot be used as a config: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{name} cannot be used as a config: get_config returned a {type(config).__name__}")
+    return config
 
 
 def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Sources: configuration keys and defaults of ``vilbert/vilbert.py`` (facebookrese
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -99,7 +100,9 @@ class ViLBERTConfig:
         Raises:
             InputError: naming the field, its value and what is allowed.
         """
+        _check_types(self)
         for name, stream in (("text", self.text), ("regions", self.regions)):
+            _check_types(stream, prefix=f"{name}.")
             _require_divisible(f"{name}.width", stream.width, f"{name}.num_heads", stream.num_heads)
             _require_member(f"{name}.activation", stream.activation, get_args(Activation))
             for rate in (stream.dropout_rate, stream.attention_dropout_rate):
@@ -214,7 +217,7 @@ class ViLBERTConfig:
             if isinstance(given.get(stream), Mapping):
                 given[stream] = _build(StreamConfig, given[stream], prefix=f"{stream}.")
         for name in ("text_co_layers", "region_co_layers"):
-            if name in given:
+            if isinstance(given.get(name), list):
                 given[name] = tuple(given[name])
         return _build(cls, given)
 
@@ -227,8 +230,10 @@ class ViLBERTConfig:
         """
         try:
             fields = json.loads(pathlib.Path(path).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a model config: {error}.") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{path} holds a JSON {type(fields).__name__}, not an object with a model's fields.")
         return cls.from_dict(fields) if "text" in fields else cls.from_released(fields)
 
     @classmethod
@@ -238,13 +243,17 @@ class ViLBERTConfig:
         Raises:
             InputError: naming every key that is unknown or asks for an unsupported option.
         """
-        problems = [reason for key, reason in _UNSUPPORTED.items() if fields.get(key) not in _OFF]
+        switch = fields.get("task_specific_tokens", False)
+        problems = [] if isinstance(switch, bool) else [f"task_specific_tokens={switch!r}: must be true or false"]
+        problems += [reason for key, reason in _UNSUPPORTED.items() if fields.get(key) not in _OFF]
         if fields.get("model", "bert") != "bert":
             problems.append(
                 f"model={fields['model']!r}: only the BERT text stream exists; the released RoBERTa path "
                 "never applied its position offset."
             )
         known = _RELEASED_KEYS.keys() | _UNSUPPORTED.keys() | _DEAD_KEYS | {"vocab_size", "model"}
+        if fields.get("visual_target", 0) not in (0, 1, 2):
+            problems.append(f"visual_target={fields['visual_target']!r}: must be 0 (KL), 1 (regression) or 2 (NCE)")
         problems += [f"{key}: not a released key" for key in fields if key not in known and not key.startswith("_")]
         if "vocab_size" not in fields:
             problems.append("vocab_size: missing")
@@ -355,8 +364,31 @@ def _build(cls: Any, fields: Mapping[str, Any], prefix: str = "") -> Any:
     return cls(**fields)
 
 
+def _check_types(config: Any, prefix: str = "") -> None:
+    """Sizes are integers of at least 1 (counts that may be absent, 0), switches booleans, rates finite numbers."""
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if field.type is int:
+            least = 0 if field.name in ("num_task_embeddings", "num_negatives") else 1
+            fine, expected = is_int and value >= least, f"an integer of at least {least}"
+        elif field.type is float:
+            fine, expected = (is_int or isinstance(value, float)) and 0 <= value < math.inf, "a number of at least 0"
+        elif field.type is bool:
+            fine, expected = isinstance(value, bool), "true or false"
+        elif field.type is StreamConfig:
+            fine, expected = isinstance(value, StreamConfig), "the fields of a stream"
+        elif field.type == tuple[int, ...]:
+            fine = isinstance(value, tuple) and all(isinstance(i, int) for i in value)
+            expected = "a list of layer numbers"
+        else:  # names: checked against their choices
+            continue
+        if not fine:
+            raise InputError(f"model config: {name} is {value!r}; it must be {expected}.")
+
+
 def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> None:
-    if divisor < 1 or value % divisor:
+    if value % divisor:
         raise InputError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}).")
 
 

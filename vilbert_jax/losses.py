@@ -73,9 +73,12 @@ def region_nce_loss(
         negatives: flat indices into ``targets`` viewed as [B*R, C].
     """
     predicted = _at_least_float32(predicted)
-    positive = jnp.einsum("BRC,BRC->BR", predicted, targets)[..., None]
-    others = jnp.einsum("BRC,BRNC->BRN", predicted, targets.reshape(-1, targets.shape[-1])[negatives])
-    scores = jnp.concatenate([positive, others], axis=-1)
+    # Scores of every region with every target first: gathering the negatives' features would cost N times the memory.
+    rows = predicted.shape[0] * predicted.shape[1]
+    every = jnp.einsum("RC,SC->RS", predicted.reshape(rows, -1), targets.reshape(rows, -1))
+    own = jnp.arange(rows)[:, None]
+    scores = jnp.take_along_axis(every, jnp.concatenate([own, negatives.reshape(rows, -1)], axis=1), axis=1)
+    scores = scores.reshape(*mask.shape, -1)
     return _masked(_cross_entropy(scores, jnp.zeros(mask.shape, jnp.int32)), mask)
 
 

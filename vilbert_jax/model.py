@@ -84,6 +84,8 @@ class Trunk(nn.Module):
 
     def __call__(self, inputs: Inputs, *, deterministic: bool) -> Encoded:
         """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region."""
+        if self.config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise InputError("dtype float64 needs jax_enable_x64; without it JAX would compute in float32 silently.")
         inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
         text_mask = inputs.text_mask
         if self.config.num_task_embeddings:

@@ -135,6 +135,8 @@ def test_a_released_json_takes_the_released_defaults():
         ({"model": "roberta"}, "model='roberta'"),
         ({"fixed_t_layer": 2}, "learning-rate multiplier of 0"),
         ({"fast_mode": True}, "fast_mode"),
+        ({"visual_target": 3}, "visual_target=3"),
+        ({"visual_target": -1}, "visual_target=-1"),
         ({"in_batch_pairs": True}, "in_batch_pairs"),
         ({"hidden_sizes": 3}, "hidden_sizes: not a released key"),
     ],
@@ -158,6 +160,12 @@ def test_all_problems_of_a_released_json_are_told_at_once():
         ({"region_co_layers": (0, 2)}, "layers 0 to 1"),
         ({"text_co_layers": (2, 1)}, "ascending"),
         ({"fusion": "concat"}, "one of mul, sum"),
+        ({"co_width": 0}, "co_width is 0; it must be an integer of at least 1"),
+        ({"vocab_size": "128"}, "vocab_size is '128'"),
+        ({"use_coattention": "no"}, "use_coattention is 'no'; it must be true or false"),
+        ({"text_co_layers": (0.5, 1.5)}, "list of layer numbers"),
+        ({"initializer_range": float("nan")}, "initializer_range is nan"),
+        ({"regions": 3}, "regions is 3"),
         ({"dtype": "float16"}, "float32, bfloat16, float64"),
         ({"region_objective": "nce"}, "must equal region_feature_dim"),
     ],
@@ -180,6 +188,7 @@ def test_unknown_and_missing_fields_are_named():
 
 def test_an_unreadable_json_is_one_clear_error(tmp_path):
     (tmp_path / "broken.json").write_text("{")
-    for name in ("broken.json", "absent.json"):
+    (tmp_path / "list.json").write_text("[1]")
+    for name in ("broken.json", "absent.json", "list.json"):
         with pytest.raises(vj.InputError, match=name):
             vj.ViLBERTConfig.from_json(tmp_path / name)

@@ -182,6 +182,42 @@ def test_dropout_needs_a_key_and_depends_on_it():
     assert np.abs(a - b).max() > 1e-3
 
 
+def test_each_dropout_rate_acts_where_the_release_applies_it():
+    """Odd but released: region embeddings drop at the text rate, co-attention maps at the rate of what is read."""
+    none = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+    inputs = random_inputs()
+    quiet = dataclasses.replace(
+        CONFIG, text=dataclasses.replace(CONFIG.text, **none), regions=dataclasses.replace(CONFIG.regions, **none)
+    )
+    params = initialise(vj.ViLBERTForPretraining(quiet), inputs)
+
+    def zeros(stream, rate):
+        """Which maps and embeddings hold exact zeros once one rate is 0.9."""
+        config = dataclasses.replace(quiet, **{stream: dataclasses.replace(getattr(quiet, stream), **{rate: 0.9})})
+        everything = jax.tree.map(lambda x: np.ones_like(x), inputs)._replace(token_ids=inputs.token_ids)
+        everything = everything._replace(token_types=inputs.token_types, region_features=inputs.region_features)
+        _, variables = vj.ViLBERTForPretraining(config).apply(
+            {"params": params}, everything, deterministic=False, rngs={"dropout": jax.random.key(2)},
+            capture_intermediates=True, mutable=["intermediates"],
+        )  # fmt: skip
+        trunk = variables["intermediates"]["trunk"]
+        encoder = trunk["encoder"]
+        seen = {
+            "text embeddings": trunk["text_embeddings"]["__call__"][0],
+            "region embeddings": trunk["region_embeddings"]["__call__"][0],
+            "text map": encoder["text_layer_0"]["attention"]["attention_probs"][0],
+            "region map": encoder["region_layer_0"]["attention"]["attention_probs"][0],
+            "text over regions": encoder["co_layer_0"]["text_attention"]["attention_probs"][0],
+            "regions over text": encoder["co_layer_0"]["region_attention"]["attention_probs"][0],
+        }
+        return {name for name, array in seen.items() if (np.asarray(array) == 0).mean() > 0.5}
+
+    assert zeros("text", "dropout_rate") == {"text embeddings", "region embeddings"}
+    assert zeros("regions", "dropout_rate") == set()
+    assert zeros("text", "attention_dropout_rate") == {"text map", "regions over text"}
+    assert zeros("regions", "attention_dropout_rate") == {"region map", "text over regions"}
+
+
 def test_half_precision_stays_near_and_keeps_float32_parameters():
     inputs = random_inputs()
     params = initialise(vj.ViLBERTForPretraining(CONFIG), inputs)

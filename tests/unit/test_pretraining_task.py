@@ -77,20 +77,27 @@ def test_accuracies_by_hand():
 
 def test_without_picture_nothing_of_the_regions_gets_through():
     batch = tiny.make_batch()
-    other = {**batch, "region_features": batch["region_features"] + 1, "region_boxes": batch["region_boxes"] * 0.5}
+    changed = np.where(batch["region_features"] == 0, 0, batch["region_features"] + 1)  # what is hidden stays hidden
+    other = {**batch, "region_features": changed, "region_boxes": batch["region_boxes"] * 0.5}
     metric_fn = pretraining.make_metric_fn(MODEL, "all", GROUPS)
     blind = pretraining.without_picture(metric_fn)
     assert means(metric_fn, batch) != means(metric_fn, other)
     assert means(blind, batch) == means(blind, other)
+    seen, unseen = metric_fn(PARAMS, on_device(batch)), blind(PARAMS, on_device(batch))
+    assert {name: total.weight for name, total in seen.items()} == {n: total.weight for n, total in unseen.items()}
 
 
 def test_majority_class_is_counted_over_hidden_regions():
     batch = tiny.make_batch()
     hidden = batch["region_label_mask"] & ~batch["region_features"][:, 1:].any(-1)
     counts = np.bincount(batch["region_targets"].argmax(-1)[hidden])
-    assert pretraining.majority_region_class([batch]) == pytest.approx(counts.max() / hidden.sum())
+    assert pretraining.majority_region_class([batch], "all") == pytest.approx(counts.max() / hidden.sum())
+    hidden &= (batch["alignment_labels"] == 0)[:, None]
+    counts = np.bincount(batch["region_targets"].argmax(-1)[hidden])
+    assert pretraining.majority_region_class([batch], "aligned") == pytest.approx(counts.max() / hidden.sum())
     halves = [{name: values[part] for name, values in batch.items()} for part in (slice(0, 7), slice(7, None))]
-    assert pretraining.majority_region_class(halves) == pretraining.majority_region_class([batch])
+    whole, parts = (pretraining.majority_region_class(batches, "all") for batches in ([batch], halves))
+    assert whole == parts
 
 
 @pytest.mark.parametrize("objective", ["regression", "nce"])
@@ -117,8 +124,8 @@ def fake_source(**changes):
 
 def test_a_model_that_does_not_fit_its_data_is_refused_with_every_reason():
     pretraining.check_fit(tiny.CONFIG, fake_source(), text_length=12, num_microbatches=4)
+    source = fake_source(vocab_size=99, feature_dim=2048, target_dim=1601)
     with pytest.raises(vj.InputError) as error:
-        source = fake_source(vocab_size=99, feature_dim=2048, target_dim=1601)
         pretraining.check_fit(tiny.CONFIG, source, text_length=13, num_microbatches=1)
     for hint in ("vocab_size=99", "region_feature_dim=2048", "region_target_dim=1601", "text_length is 13"):
         assert hint in str(error.value)

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
+from vilbert_jax.model import HEADS
 
 PRETRAINING_HEADS = ("tokens", "regions", "alignment")
 
@@ -43,7 +44,7 @@ def ignored_sources(config: ViLBERTConfig, heads: Sequence[str] = PRETRAINING_HE
                 reasons[f"bert.encoder.c_layer.{k}.biOutput.{dense}.{leaf}"] = "dead: no forward pass calls it"
         if not config.use_coattention:
             reasons |= {entry.source: "co-attention is off" for entry in _co_layer(k)}
-    for head in {"vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", *PRETRAINING_HEADS}:
+    for head in HEADS:
         if head not in heads:
             reasons |= {entry.source: f"head {head} was not asked for" for entry in _head(head, config)}
     return reasons

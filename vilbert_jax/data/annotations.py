@@ -33,7 +33,7 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
 
     Args:
         name: ``name/config``, or ``name`` for a data set of one config.
-        split: for example ``train``.
+        split: for example ``train``, or a slice of one, ``validation[:500]``.
         data_dir: TFDS folder, see ``data_folder``.
         hint: what to do where the data set is missing, closes the error message.
 
@@ -49,10 +49,26 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
     if not versions:
         raise InputError(f"no data set {name!r} in {data_folder(data_dir)}.\n{hint}")
     builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
-    if split not in builder.info.splits:
-        known = ", ".join(builder.info.splits)
+    known = ", ".join(builder.info.splits)
+    if split.partition("[")[0] not in builder.info.splits:
         raise InputError(f"data set {name!r} has no split {split!r}: it has {known}")
-    return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
+    try:
+        rows = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
+    except ValueError as error:
+        raise InputError(
+            f"split {split!r} of data set {name!r} is no slice such as validation[:500]: {error}"
+        ) from error
+    return rows
+
+
+def require_features(rows: Any, name: str, features: tuple[str, ...]) -> None:
+    """Raises InputError if the opened data set ``name`` lacks one of the features."""
+    for feature in features:
+        if feature not in rows.dataset_info.features:
+            raise InputError(
+                f"data set {name!r} has no feature {feature!r}, only {', '.join(rows.dataset_info.features)}; name a "
+                "data set made for this task"
+            )
 
 
 def metadata(rows: Any) -> dict[str, Any]:

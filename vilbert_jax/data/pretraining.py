@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions
+from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions, require_features
 from vilbert_jax.data.masking import RegionMaskingRecipe, hide_regions, mask_regions, mask_tokens
 from vilbert_jax.data.region_store import FeatureContract, RegionRecord
 from vilbert_jax.data.text import Tokenizer, load_tokenizer, pack
@@ -96,6 +96,7 @@ class PretrainingDataConfig:
                 message says what to do.
         """
         rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=self._hint(self.annotations))
+        require_features(rows, self.annotations, ("image_id", "caption"))
         store = open_regions(self.regions, data_dir=self.data_dir, hint=self._hint(self.regions))
         content_words = metadata(rows).get("content_words", {})
         return PretrainingSource(rows, store, load_tokenizer(self.vocab), self, content_words)
@@ -246,7 +247,7 @@ class PretrainingSource:
             other_id, other = self.pair(drawn)
             if other_id != image_id and other != caption:
                 return other
-        # Nearly all captions are this image's or this text. Look for one that is not before giving up.
+        # Nearly all captions are this image's or this text: look for one that is not, in order.
         for step in range(1, len(self)):
             other_id, other = self.pair((drawn + step) % len(self))
             if other_id != image_id and other != caption:
@@ -319,8 +320,7 @@ def nce_negatives(
     Returns:
         [R, int(0.7 N) + int(0.3 N)] int32 flat indices into the global batch's targets, seen as [num_rows * R, C].
     """
-    # In integers: int(0.7 * 10) is 7, but not every such product rounds that kindly.
-    num_across, num_within = num_negatives * 7 // 10, num_negatives * 3 // 10
+    num_across, num_within = int(0.7 * num_negatives), int(0.3 * num_negatives)
     other_row = rng.integers(num_rows - 1, size=(num_regions, num_across))
     other_row[other_row == row] = num_rows - 1  # the last row stands in for the own one
     column = rng.integers(num_regions, size=(num_regions, num_across))

@@ -4,6 +4,7 @@ B batch, T text length, S = R + 1 region slots (slot 0 is the global region), R 
 targets. A batch is the dict that ``vilbert_jax.data.PretrainingDataConfig`` makes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -50,10 +51,24 @@ def check_fit(config: ViLBERTConfig, source: PretrainingSource, text_length: int
     ]
     if text_length > config.max_text_length:
         problems.append(f"text_length is {text_length}, the model has {config.max_text_length} positions")
+    if config.num_task_embeddings:
+        problems.append("pre-training knows no task tokens: set --config.model.num_task_embeddings=0")
     if config.region_objective == "nce" and num_microbatches > 1:
         problems.append("the nce objective draws negatives from the whole batch: set num_microbatches=1")
     if problems:
         raise InputError("the model and the data do not fit together:\n  " + "\n  ".join(problems))
+
+
+def loss_weights(given: Mapping[str, float]) -> dict[str, float]:
+    """The factors of the losses in the objective.
+
+    Raises:
+        InputError: one is negative or not finite.
+    """
+    for name, weight in given.items():
+        if not 0 <= weight < math.inf:
+            raise InputError(f"loss_weights.{name} is {weight}; it must be a number of at least 0.")
+    return dict(given)
 
 
 def identity(config: ViLBERTConfig, source: PretrainingSource) -> dict[str, Any]:
@@ -101,7 +116,6 @@ def make_init_fn(model: ViLBERTForPretraining) -> Callable[[Array], Params]:
             region_features=jnp.zeros((1, 2, config.region_feature_dim)),
             region_boxes=jnp.zeros((1, 2, 5)),
             region_mask=jnp.ones((1, 2), bool),
-            task_id=jnp.zeros((1,), jnp.int32) if config.num_task_embeddings else None,
         )
         return model.init(key, inputs, deterministic=True)["params"]
 
@@ -169,7 +183,7 @@ def make_metric_fn(
         labels, predicted = batch["token_labels"], batch["token_label_mask"]
         metrics["token_accuracy"] = _accuracy(output.token_logits, labels, predicted & counted[:, None])
         if model.config.region_objective == "kl":
-            hidden = _hidden_regions(batch) & counted[:, None]
+            hidden = hidden_regions(batch) & counted[:, None]
             classes = batch["region_targets"].argmax(-1)
             metrics["region_accuracy"] = _accuracy(output.region_logits[:, 1:], classes, hidden)
         matching = predicted & _counted(batch, "aligned")[:, None]
@@ -189,14 +203,17 @@ def without_picture(metric_fn: MetricFn) -> MetricFn:
 
     def blind(params: Params, batch: Batch) -> dict[str, WeightedSum]:
         blank = {name: jnp.zeros_like(batch[name]) for name in ("region_features", "region_boxes")}
-        return metric_fn(params, {**batch, **blank})
+        return metric_fn(params, {**batch, **blank, "hidden_regions": hidden_regions(batch)})
 
     return blind
 
 
-def majority_region_class(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
-    """Share of the most frequent class among hidden regions: what ``region_accuracy`` has to beat."""
-    classes = [batch["region_targets"].argmax(-1)[np.asarray(_hidden_regions(batch))] for batch in batches]
+def majority_region_class(batches: Iterable[Mapping[str, np.ndarray]], masked_losses_on: MaskedLossesOn) -> float:
+    """Share of the most frequent class among the regions of ``region_accuracy``: what it has to beat."""
+    classes = []
+    for batch in batches:
+        counted = np.asarray(hidden_regions(batch) & _counted(batch, masked_losses_on)[:, None])
+        classes.append(batch["region_targets"].argmax(-1)[counted])
     counts = np.bincount(np.concatenate(classes))
     return float(counts.max() / counts.sum()) if counts.size else 0.0
 
@@ -232,8 +249,10 @@ def _counted(batch: Batch, masked_losses_on: MaskedLossesOn) -> Array:
     )
 
 
-def _hidden_regions(batch: Batch) -> Array:
+def hidden_regions(batch: Batch) -> Array:
     """[B, R] bool: regions to predict whose features were zeroed, not those shown unchanged."""
+    if "hidden_regions" in batch:  # noted before the picture was blanked
+        return batch["hidden_regions"]
     shown = (batch["region_features"][:, 1:] != 0).any(-1)
     return batch["region_label_mask"] & ~shown & batch["example_mask"][:, None]
 

@@ -75,7 +75,7 @@ def guess_words(
     )
     output, variables = jax.device_get(apply(params, batch))
     probs = jax.nn.softmax(output.token_logits[:, 0].astype(np.float32))
-    maps = _last_text_attention(variables["intermediates"], batch["region_mask"])
+    maps = _last_text_attention(variables["intermediates"], batch["region_mask"], batch["token_ids"].shape[1])
     guesses = []
     for i, probe in enumerate(probes):
         best = np.argsort(-probs[i])[:NUM_GUESSES]
@@ -112,7 +112,8 @@ def draw_examples(
         picture: image id -> [H, W, 3] uint8, or None where there is no picture; then the boxes stand alone.
         num_examples: pairs to show, spread evenly over the split.
     """
-    rows = np.unique(np.linspace(0, len(source) - 1, num_examples).astype(int)).tolist()
+    spread = np.unique(np.linspace(0, len(source) - 1, num_examples).astype(int)).tolist()
+    rows = [row for row in spread if len(source.tokenizer.encode(source.pair(row)[1]))]  # a caption may be empty
     guesses = guess_words(model, params, source, rows)
     num_rows = -(-len(guesses) // 2)
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
@@ -127,13 +128,13 @@ def draw_examples(
         figure.savefig(path, dpi=110)
 
 
-def _last_text_attention(intermediates: Any, region_mask: np.ndarray) -> np.ndarray:
+def _last_text_attention(intermediates: Any, region_mask: np.ndarray, text_length: int) -> np.ndarray:
     """[B, T, S] probabilities; without co-attention layers there is nothing to show and every region counts alike."""
     layers = intermediates["trunk"]["encoder"]
     last = max((name for name in layers if name.startswith("co_layer_")), key=lambda n: int(n[9:]), default=None)
     if last is None:
         uniform = region_mask / region_mask.sum(1, keepdims=True)
-        return np.repeat(uniform[:, None], 512, axis=1)
+        return np.repeat(uniform[:, None], text_length, axis=1)
     return np.asarray(layers[last]["text_attention"]["attention_probs"][0], np.float32).mean(1)
 
 

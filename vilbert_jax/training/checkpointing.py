@@ -188,7 +188,7 @@ def find_damage(path: Path) -> str | None:
     """What is wrong with the files of the checkpoint at ``path``; None if they are as they were written."""
     try:
         contents = json.loads((path / CONTENTS).read_text())
-        recorded = contents["files"]
+        recorded, _, _ = contents["files"], contents["identity"], contents["shapes"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{path / CONTENTS} is missing or unreadable"
     for name, (size, crc) in recorded.items():

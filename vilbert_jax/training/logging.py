@@ -13,6 +13,8 @@ from typing import SupportsFloat
 import tqdm
 from tensorboardX import SummaryWriter
 
+from vilbert_jax.errors import InputError
+
 METRICS_FILE = "metrics.jsonl"
 
 _DERIVED = ("loss", "grad_norm", "update_norm", "param_norm", "learning_rate")
@@ -57,13 +59,13 @@ class MetricLogger:
         active: True on the host that writes.
 
     Attributes:
-        evaluated: whether the file already holds an evaluation of ``first_step``.
+        evaluated: names of the evaluations of ``first_step`` that the file already holds.
     """
 
     def __init__(
         self, workdir: str | os.PathLike[str], *, first_step: int, total_steps: int, batch_size: int, active: bool
     ):
-        self.evaluated = False
+        self.evaluated: set[str] = set()
         self._active = active
         self._batch_size = batch_size
         self._window = (first_step, time.perf_counter())
@@ -80,7 +82,8 @@ class MetricLogger:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         kept = _cut_after(workdir / METRICS_FILE, first_step)
-        self.evaluated = any(row["step"] == first_step and any(key.startswith("eval/") for key in row) for row in kept)
+        names = (key.split("/") for row in kept if row["step"] == first_step for key in row)
+        self.evaluated = {name for kind, name, *_ in (n for n in names if len(n) > 2) if kind == "eval"}
         self._file = (workdir / METRICS_FILE).open("a")
         # The suffix keeps a run that is resumed within the same second from overwriting its own events.
         self._board = SummaryWriter(
@@ -139,12 +142,21 @@ class MetricLogger:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """The lines of a metrics.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        InputError: another line is damaged.
+    """
     rows = []
-    with Path(path).open() as file:
-        for line in file:
-            if line.endswith("\n"):
+    for number, line in enumerate(Path(path).read_text().splitlines(keepends=True), start=1):
+        if line.endswith("\n"):
+            try:
                 rows.append(json.loads(line))
+                rows[-1]["step"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{path}, line {number} is no metrics line: delete it, or move the file away."
+                ) from None
     return rows
 
 

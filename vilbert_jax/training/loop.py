@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -64,8 +65,8 @@ class TrainingConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name in ("seed", "num_workers") else 1
-            if value < least:
-                raise InputError(f"{field.name} is {value}; it must be at least {least}.")
+            if not least <= value < 2**63:
+                raise InputError(f"{field.name} is {value}; it must be at least {least} and below 2**63.")
 
 
 class Dataset(Protocol):
@@ -162,6 +163,8 @@ def train(
     }
 
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_StopRequest())
+        stack.enter_context(_only_run_in(Path(workdir)))
         stack.enter_context(jax.set_mesh(device_mesh))
         checkpoints = stack.enter_context(
             Checkpoints(Path(workdir) / CHECKPOINTS, keep=config.keep_checkpoints, identity=identity)
@@ -174,8 +177,11 @@ def train(
             if initial_params is not None:
                 state = state._replace(params=_adopt(initial_params(state.params), abstract.params))
         first_step = int(jax.device_get(state.step))
-        if first_step >= config.total_steps:
-            return TrainResult(state, interrupted=False)
+        if first_step > config.total_steps:
+            raise InputError(
+                f"{workdir} is at step {first_step} already, beyond total_steps={config.total_steps}: raise it, or use "
+                "another --workdir."
+            )
 
         log = stack.enter_context(
             MetricLogger(
@@ -187,10 +193,11 @@ def train(
             )
         )
         batches = stack.enter_context(_closing(dataset.iterate(first_step, workers=config.num_workers)))
-        stop = stack.enter_context(_StopRequest())
 
         def evaluate_all(step: int, params: Params) -> None:
             for name, eval_step in eval_steps.items():
+                if step == first_step and agreed(name in log.evaluated):
+                    continue
                 with (
                     log.paused(),
                     _closing(evaluations[name].dataset.iterate(0, workers=config.num_workers)) as examples,
@@ -200,8 +207,8 @@ def train(
                 check_finite(step, means)
                 log.write(step, means)
 
-        if first_step and first_step % config.eval_every == 0 and not agreed(log.evaluated):
-            evaluate_all(first_step, state.params)  # a run that was asked to stop here had no time for it
+        if first_step and (first_step % config.eval_every == 0 or first_step == config.total_steps):
+            evaluate_all(first_step, state.params)  # a run that was stopped here may have had no time for all of it
 
         # --- loop: update, log, evaluate, save; everything is labelled with the number of completed steps
         unchecked: dict[int, Any] = {}  # metrics of the steps since the last check, still on the devices
@@ -230,14 +237,29 @@ def train(
                 if to_log:
                     log.show(step, metrics["loss"])
                     log.write(step, {f"train/{name}": value for name, value in metrics.items()})
-                if to_evaluate and not interrupted:
-                    evaluate_all(step, state.params)
-                if to_save or interrupted:
+                if to_save or interrupted:  # before the evaluation, which a resumed run makes up for
                     log.flush()  # a line that is not on disk before the checkpoint would be missing after a kill
                     checkpoints.save(step, state)
+                if to_evaluate and not interrupted:
+                    evaluate_all(step, state.params)
             if interrupted:
                 return TrainResult(state, interrupted=True)
     return TrainResult(state, interrupted=False)
+
+
+@contextlib.contextmanager
+def _only_run_in(workdir: Path) -> Iterator[None]:
+    """Two runs would overwrite each other's checkpoints and metrics; the second one is refused."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() > 0:
+        yield
+        return
+    with (workdir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is using {workdir}: wait for it, or use another --workdir.") from None
+        yield
 
 
 def _check_batch_size(config: TrainingConfig, shards: int) -> None:

@@ -80,13 +80,23 @@ class OptimizerConfig:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1.")
         if not 0 <= self.warmup_fraction < 1:
             raise InputError(f"optimizer.warmup_fraction is {self.warmup_fraction}; it must be at least 0 and below 1.")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be a number of at least 0.")
         for name in ("eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be above 0.")
         if self.variant == "bertadam" and self.bias_correction:
             raise InputError("optimizer.variant 'bertadam' has no bias correction: set bias_correction=False.")
         for name in ("weight_decay_by_path", "learning_rate_by_path"):
-            for pattern, _ in getattr(self, name):
+            table = getattr(self, name)
+            pairs = isinstance(table, tuple) and all(isinstance(row, tuple) and len(row) == 2 for row in table)
+            if not pairs or not all(isinstance(p, str) and isinstance(v, int | float) for p, v in table):
+                raise InputError(
+                    f"optimizer.{name} is {table!r}; it must hold (pattern, number) pairs, such as (('.*bias', 0.0),) "
+                    "with the outer comma."
+                )
+            for pattern, _ in table:
                 try:
                     re.compile(pattern)
                 except re.error as error:

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "vilbert_jax"
 
 # Low to high; a module may import from its own layer and from those before it.
