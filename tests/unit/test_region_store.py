@@ -251,6 +251,13 @@ def test_missing_and_damaged_stores_say_what_to_do(folder, tmp_path):
     with pytest.raises(InputError, match="5 records but 4 image ids"):
         RegionStore(damaged(shorten))
 
+    def reverse(copy):
+        np.save(copy / "image_rows.npy", np.load(copy / "image_rows.npy")[::-1])
+
+    store = RegionStore(damaged(reverse))
+    with pytest.raises(InputError, match="the index gives image"):
+        store[store.image_ids[0]]
+
 
 def test_index_of_a_large_store_is_small_and_exact(tmp_path):
     ids = [f"train-{k * 7919 % 100003:07d}" for k in range(100_003)]

@@ -342,6 +342,7 @@ class RegionStore:
 
         Raises:
             KeyError: the store has no such picture.
+            InputError: the index does not belong to the records.
         """
         at = self._find(image_id)
         if at is None:
@@ -349,7 +350,10 @@ class RegionStore:
         row = int(self._rows[at])
         source = int(np.searchsorted(self._ends, row, side="right"))
         start = int(self._ends[source - 1]) if source else 0
-        return decode_record(self._sources[source][row - start])
+        record = decode_record(self._sources[source][row - start])
+        if record.image_id != image_id:
+            raise InputError(f"{self.path}: the index gives image {record.image_id!r} for {image_id!r}; build it again")
+        return record
 
     def __contains__(self, image_id: object) -> bool:
         """Whether the store has this picture."""
