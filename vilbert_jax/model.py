@@ -125,8 +125,8 @@ class ViLBERTForPretraining(nn.Module):
             inputs: one batch.
             deterministic: False applies dropout and needs the rng ``dropout``.
             masked_positions: text positions to compute vocabulary logits for, as indices into ``token_ids``; all when
-                absent. Training gives the masked ones: the logits are the largest array there is, 2.2 GB for the paper's
-                batch.
+                absent. Training gives the masked ones: these logits are the largest array there is, 2.2 GB for the
+                paper's batch.
 
         Returns:
             Logits of the three heads; the region head has a row for the global region too, which no loss reads.
