@@ -11,7 +11,7 @@ PACKAGE = ROOT / "vilbert_jax"
 # Low to high; a module may import from its own layer and from those before it.
 LAYERS = (
     ("errors",),
-    ("config", "losses", "metrics"),
+    ("config", "released_config", "losses", "metrics"),
     ("nn",),
     ("model", "detector"),
     ("checkpoints", "data"),
@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
-NUMPY_ONLY = ("errors", "config", "metrics", "data")
+NUMPY_ONLY = ("errors", "config", "released_config", "metrics", "data")
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -1,7 +1,6 @@
-"""What a ViLBERT is made of: frozen dataclasses, the order in which layers run, the released JSON keys.
+"""What a ViLBERT is made of: frozen dataclasses, presets, the order in which layers run, parameter counts.
 
-Sources: configuration keys and defaults of ``vilbert/vilbert.py`` (facebookresearch/vilbert-multi-task), the released
-``config/bert_*.json`` files, and section 3 of Lu et al., NeurIPS 2019.
+Sources: the released ``config/bert_*.json`` files of facebookresearch/vilbert-multi-task; Lu et al., NeurIPS 2019.
 """
 
 import dataclasses
@@ -222,7 +221,7 @@ class ViLBERTConfig:
         return _build(cls, given)
 
     @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> Self:
+    def from_json(cls, path: str | os.PathLike[str]) -> "ViLBERTConfig":
         """Reads a released ``config/*.json``, or a JSON that ``to_dict`` wrote.
 
         Raises:
@@ -234,104 +233,11 @@ class ViLBERTConfig:
             raise InputError(f"{path} cannot be read as a model config: {error}.") from error
         if not isinstance(fields, dict):
             raise InputError(f"{path} holds a JSON {type(fields).__name__}, not an object with a model's fields.")
-        return cls.from_dict(fields) if "text" in fields else cls.from_released(fields)
+        if "text" in fields:
+            return cls.from_dict(fields)
+        from vilbert_jax.released_config import from_released  # here, since that file builds on this one
 
-    @classmethod
-    def from_released(cls, fields: Mapping[str, Any]) -> Self:
-        """Translates the keys of a released JSON; keys it lacks take the released constructor's defaults.
-
-        Raises:
-            InputError: naming every key that is unknown or asks for an unsupported option.
-        """
-        switch = fields.get("task_specific_tokens", False)
-        problems = [] if isinstance(switch, bool) else [f"task_specific_tokens={switch!r}: must be true or false"]
-        problems += [reason for key, reason in _UNSUPPORTED.items() if fields.get(key) not in _OFF]
-        if fields.get("model", "bert") != "bert":
-            problems.append(
-                f"model={fields['model']!r}: only the BERT text stream exists; the released RoBERTa path "
-                "never applied its position offset."
-            )
-        known = _RELEASED_KEYS.keys() | _UNSUPPORTED.keys() | _DEAD_KEYS | {"vocab_size", "model"}
-        if fields.get("visual_target", 0) not in (0, 1, 2):
-            problems.append(f"visual_target={fields['visual_target']!r}: must be 0 (KL), 1 (regression) or 2 (NCE)")
-        problems += [f"{key}: not a released key" for key in fields if key not in known and not key.startswith("_")]
-        if "vocab_size" not in fields:
-            problems.append("vocab_size: missing")
-        if problems:
-            raise InputError("this model config cannot be used:\n  " + "\n  ".join(problems))
-        ours: dict[str, Any] = {"text": {}, "regions": {}, "vocab_size": fields["vocab_size"]}
-        for key, (path, default) in _RELEASED_KEYS.items():
-            stream, _, name = path.rpartition(".")
-            (ours[stream] if stream else ours)[name] = fields.get(key, default)
-        ours["region_objective"] = get_args(RegionObjective)[ours["region_objective"]]
-        ours["num_task_embeddings"] = _NUM_TASK_EMBEDDINGS if ours["num_task_embeddings"] else 0
-        return cls.from_dict(ours)
-
-    def to_released(self) -> dict[str, Any]:
-        """The released JSON keys of this config (answer heads and dtype have none)."""
-        ours = self.to_dict()
-        released = {"vocab_size": self.vocab_size}
-        for key, (path, _) in _RELEASED_KEYS.items():
-            stream, _, name = path.rpartition(".")
-            released[key] = (ours[stream] if stream else ours)[name]
-        released["visual_target"] = get_args(RegionObjective).index(self.region_objective)
-        released["task_specific_tokens"] = self.num_task_embeddings > 0
-        return released
-
-
-_NUM_TASK_EMBEDDINGS = 20  # hard-coded in the released code
-_OFF = (None, False, 0)
-
-# Released key -> our field, and the released BertConfig constructor's default for a JSON that leaves the key out.
-_RELEASED_KEYS: dict[str, tuple[str, Any]] = {
-    "hidden_size": ("text.width", 768),
-    "num_hidden_layers": ("text.num_layers", 12),
-    "num_attention_heads": ("text.num_heads", 12),
-    "intermediate_size": ("text.mlp_dim", 3072),
-    "hidden_act": ("text.activation", "gelu"),
-    "hidden_dropout_prob": ("text.dropout_rate", 0.1),
-    "attention_probs_dropout_prob": ("text.attention_dropout_rate", 0.1),
-    "max_position_embeddings": ("max_text_length", 512),
-    "type_vocab_size": ("num_token_types", 2),
-    "initializer_range": ("initializer_range", 0.02),
-    "v_feature_size": ("region_feature_dim", 2048),
-    "v_target_size": ("region_target_dim", 1601),
-    "v_hidden_size": ("regions.width", 768),
-    "v_num_hidden_layers": ("regions.num_layers", 3),
-    "v_num_attention_heads": ("regions.num_heads", 12),
-    "v_intermediate_size": ("regions.mlp_dim", 3072),
-    "v_hidden_act": ("regions.activation", "gelu"),
-    "v_hidden_dropout_prob": ("regions.dropout_rate", 0.1),
-    "v_attention_probs_dropout_prob": ("regions.attention_dropout_rate", 0.1),
-    "bi_hidden_size": ("co_width", 1024),
-    "bi_num_attention_heads": ("co_num_heads", 16),
-    "v_biattention_id": ("region_co_layers", (0, 1)),
-    "t_biattention_id": ("text_co_layers", (10, 11)),
-    "with_coattention": ("use_coattention", True),
-    "fusion_method": ("fusion", "mul"),
-    "visual_target": ("region_objective", 0),  # there an index, here a name
-    "num_negative": ("num_negatives", 128),
-    "task_specific_tokens": ("num_task_embeddings", False),  # there a switch, here the table's length
-}
-
-# Keys the released model never reads, or that only choose what its forward call returns.
-_DEAD_KEYS = {
-    "v_initializer_range",
-    "bi_intermediate_size",
-    "bi_attention_type",
-    "pooling_method",
-    "objective",
-    "visualization",
-}
-
-_UNSUPPORTED = {
-    "dynamic_attention": "dynamic_attention: text-gated visual self-attention is not supported; no released "
-    "checkpoint uses it.",
-    "fixed_t_layer": "fixed_t_layer: freeze layers with a learning-rate multiplier of 0 for text_layer_0, … instead.",
-    "fixed_v_layer": "fixed_v_layer: freeze layers with a learning-rate multiplier of 0 for region_layer_0, … instead.",
-    "fast_mode": "fast_mode: it is a way of calling the model, not a model; set it to false.",
-    "in_batch_pairs": "in_batch_pairs: no released script uses it; set it to false.",
-}
+        return from_released(fields)
 
 
 def _released_defaults(text: StreamConfig, num_co_layers: int) -> dict[str, Any]:
