@@ -37,6 +37,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
     config.data_dir = ""  # TFDS folder; empty: TFDS_DATA_DIR, or else ~/tensorflow_datasets
     config.annotations = "conceptual_captions/captions"
     config.regions = "region_features/conceptual_captions"
+    config.build_hint = "python tfds_builders/build.py conceptual_captions --manual_dir=DIR --data_dir=DIR"
     config.vocab = "bert-base-uncased"  # a vocab.txt, a tokenizer folder, or a hub name
     config.pictures = ""  # folder of <image_id>.jpg or .png, for examples.png alone
     config.batch_size = 512
@@ -72,6 +73,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
 
     if data == "scenes":
         config.annotations, config.regions = "scenes/captions", "scenes/regions"
+        config.build_hint = ""
         config.vocab = str(vocabulary.FILE)
         config.max_regions = detections.MAX_BOXES
         config.eval_split = "validation[:256]"  # the base model scores about ten pairs a second on a CPU
