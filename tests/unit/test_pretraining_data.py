@@ -378,3 +378,23 @@ def test_missing_split_and_vocabulary_are_named(config, data_folder):
         dataclasses.replace(here, vocab=str(data_folder / "vocab.txt")).open("train")
     with pytest.raises(InputError, match="is a TFDS data set, but not a region store"):
         dataclasses.replace(here, regions="toy_captions/small").open("train")
+
+
+def test_a_probe_hides_one_content_word_of_the_true_pair_and_no_region(config):
+    groups = {"colour": ["red", "blue"], "unknown": ["zebra fish"]}
+    opened = PretrainingSource(pairs(), Store(), load_tokenizer(config.vocab), config, groups)
+    red, mask = opened.tokenizer.encode("red")[0], opened.tokenizer.mask_id
+    assert opened.word_groups == {"colour": sorted(opened.tokenizer.encode("red blue").tolist()), "unknown": []}
+    probe = opened.probe(5)
+    assert probe.tokens == ["a", "red", "n5", "is", "left"]
+    assert probe.record.image_id == "image2"
+    fields = probe.fields
+    assert fields["alignment_labels"] == 0
+    assert (fields["token_ids"] == mask).nonzero()[0].tolist() == [2]  # behind [CLS] and "a"
+    assert fields["masked_positions"][0] == 2
+    assert fields["token_labels"][0] == red
+    assert fields["token_label_mask"].sum() == 1
+    assert not fields["region_label_mask"].any()
+    np.testing.assert_array_equal(fields["region_features"][1:4], probe.record.features)
+    again = opened.probe(5).fields
+    assert all(np.array_equal(fields[name], again[name]) for name in fields)
