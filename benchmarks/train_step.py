@@ -6,6 +6,7 @@ Both variants run in one process on the same batch; the ratio is what counts. Co
 """
 
 import argparse
+import functools
 import platform
 import statistics
 import time
@@ -18,6 +19,7 @@ import numpy as np
 
 import vilbert_jax as vj
 from vilbert_jax import losses
+from vilbert_jax.model import init_params
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from vilbert_jax.training.state import TrainState
@@ -90,7 +92,7 @@ def main() -> None:
     asked = parser.parse_args()
     config = vj.ViLBERTConfig.base()
     model = vj.ViLBERTForPretraining(config)
-    loss_fn, init = pretraining.make_loss_fn(model, "all"), pretraining.make_init_fn(model)
+    loss_fn, init = pretraining.make_loss_fn(model, "all"), functools.partial(init_params, model)
     batch = make_batch(config, asked.batch_size)
     device = jax.devices()[0]
     print(f"{device.device_kind}, {platform.machine()}, jax {jax.__version__}, batch {asked.batch_size}, float32")

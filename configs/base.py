@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 
 from tfds_builders.scenes import classifier, descriptors, detections, vocabulary
 from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.sharding import MeshConfig
 from vilbert_jax.training.optimizer import OptimizerConfig
-from vilbert_jax.training.sharding import MeshConfig
 
 
 def get_config(data: str = "conceptual_captions") -> ConfigDict:
@@ -57,6 +57,11 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
 
     # --- model
     config.model = ConfigDict(dataclasses.asdict(ViLBERTConfig.base()))
+
+    # --- what it starts from
+    config.init_from = ""  # a BERT (folder or hub name), a released ViLBERT, a run or checkpoint; empty: at random
+    config.fresh_heads = ""  # heads of init_from that start at random all the same, comma-separated
+    config.allow_other_features = False  # go on although init_from was trained on other region features
 
     # --- optimisation
     config.optimizer = ConfigDict(dataclasses.asdict(OptimizerConfig(learning_rate=1e-4)))

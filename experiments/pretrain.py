@@ -4,6 +4,7 @@ Starting again with the same workdir resumes. At the end the workdir holds repor
 tensorboard/ and checkpoints/.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -12,23 +13,23 @@ import jax
 import vilbert_jax as vj
 from tfds_builders import embedded, scenes
 from vilbert_jax import cli
+from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init
 from vilbert_jax.data import PretrainingDataConfig, make_dataset
 from vilbert_jax.data.annotations import data_folder
+from vilbert_jax.model import init_params
+from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.pretraining_examples import draw_examples, pictures_in
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
 from vilbert_jax.training.loop import Evaluation, TrainingConfig, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
-from vilbert_jax.training.sharding import MeshConfig, make_mesh
 
 
-def main(config: Any, workdir: pathlib.Path) -> int | None:
+def main(config: Any, workdir: pathlib.Path) -> None:
     model_config = vj.ViLBERTConfig.from_dict(config.model.to_dict())
-    data_config = PretrainingDataConfig(
-        **cli.fields_for(PretrainingDataConfig, config) | pretraining.data_fields(model_config)
-    )
-    training_config = TrainingConfig(**cli.fields_for(TrainingConfig, config))
+    data_config = cli.build(PretrainingDataConfig, config, **pretraining.data_fields(model_config))
+    training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
     make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
@@ -43,11 +44,12 @@ def main(config: Any, workdir: pathlib.Path) -> int | None:
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
 
     model = vj.ViLBERTForPretraining(model_config)
+    source = training_data.source
     metric_fn = pretraining.make_metric_fn(model, config.masked_losses_on, held_out.source.word_groups)
     result = train(
         training_config,
         workdir=workdir,
-        init_params=pretraining.make_init_fn(model),
+        init_params=functools.partial(init_params, model),
         loss_fn=pretraining.make_loss_fn(model, config.masked_losses_on),
         loss_weights=loss_weights,
         dataset=training_data,
@@ -55,21 +57,21 @@ def main(config: Any, workdir: pathlib.Path) -> int | None:
             "validation": Evaluation(metric_fn, held_out),
             "blind": Evaluation(pretraining.without_picture(metric_fn), held_out),
         },
-        identity=pretraining.identity(model_config, training_data.source),
+        identity=pretraining.identity(model_config, source, config.init_from),
+        initial_params=prepare_init(init_config, model, workdir, tokenizer=source.tokenizer, contract=source.contract),
+        tokenizer_json=source.tokenizer.to_json(),
         optimizer=optimizer,
         mesh=mesh,
     )
     if result.interrupted:
         print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
-        return None
-    if jax.process_index() == 0:
+    elif jax.process_index() == 0:
         write_report(workdir / METRICS_FILE, workdir / "report.png")
         draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
         majority = pretraining.majority_region_class(held_out.iterate(), config.masked_losses_on)
         seeing, blind = (last_metrics(workdir / METRICS_FILE, f"eval/{name}/") for name in ("validation", "blind"))
         print(pretraining.summary(seeing, blind, majority))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
-    return None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vilbert_jax import data, losses, metrics
+    from vilbert_jax.checkpoints.pretrained import load_pretrained, save_pretrained
     from vilbert_jax.config import StreamConfig, ViLBERTConfig
     from vilbert_jax.data.region_store import FeatureContract, RegionRecord, RegionStore
     from vilbert_jax.errors import InputError
@@ -27,6 +28,8 @@ _HOMES = {
     "FeatureContract": "data.region_store",
     "RegionRecord": "data.region_store",
     "RegionStore": "data.region_store",
+    "load_pretrained": "checkpoints.pretrained",
+    "save_pretrained": "checkpoints.pretrained",
 }
 _MODULES = ("data", "losses", "metrics")
 
@@ -44,8 +47,10 @@ __all__ = [
     "ViLBERTForPretraining",
     "ViLBERTForTasks",
     "data",
+    "load_pretrained",
     "losses",
     "metrics",
+    "save_pretrained",
 ]
 
 

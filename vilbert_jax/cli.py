@@ -10,13 +10,15 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.training.logging import NonFiniteError
+
+T = TypeVar("T")
 
 
 def run(main: Callable[[Any, pathlib.Path], int | None], argv: Sequence[str] | None = None) -> None:
@@ -27,9 +29,18 @@ def run(main: Callable[[Any, pathlib.Path], int | None], argv: Sequence[str] | N
             the exit code, None meaning 0.
         argv: program name and arguments; ``sys.argv`` when absent.
     """
-    try:
+
+    def parsed() -> int | None:
         config, workdir = parse(sys.argv if argv is None else argv)
-        code = main(config, workdir)
+        return main(config, workdir)
+
+    guarded(parsed)
+
+
+def guarded(main: Callable[[], int | None]) -> None:
+    """Runs ``main`` and exits: with its code (None meaning 0), or one message for an error that users can act on."""
+    try:
+        code = main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -72,9 +83,10 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
     return config, pathlib.Path(values["workdir"].value or pathlib.Path("runs", stem))
 
 
-def fields_for(cls: Any, config: ConfigDict) -> dict[str, Any]:
-    """The entries of a flat config that are fields of the dataclass ``cls``."""
-    return {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+def build(cls: Callable[..., T], config: ConfigDict, **more: Any) -> T:
+    """The dataclass ``cls`` from the entries of a flat config that are its fields, and ``more``."""
+    names = [field.name for field in dataclasses.fields(cast(Any, cls))]
+    return cls(**{name: config[name] for name in names if name in config} | more)
 
 
 def _load(name: str) -> ConfigDict:

@@ -4,7 +4,7 @@ B batch, T text length, R regions (row 0 is the global region), M predicted posi
 C region targets, W width of the pooled vectors.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +207,21 @@ class ViLBERTForTasks(nn.Module):
                     return dense(2, config, name="alignment_head")(fused)
 
         return TaskOutput(logits={head: logits(head) for head in self.heads}, encoded=encoded)
+
+
+def init_params(model: ViLBERTForPretraining | ViLBERTForTasks, key: Array) -> dict[str, Any]:
+    """Fresh parameters, as BERT initialises them; all of them float32."""
+    config = model.config
+    inputs = Inputs(  # shapes alone matter; two rows, because the binary head judges pairs
+        token_ids=jnp.zeros((2, 2), jnp.int32),
+        token_types=jnp.zeros((2, 2), jnp.int32),
+        text_mask=jnp.ones((2, 2), bool),
+        region_features=jnp.zeros((2, 2, config.region_feature_dim)),
+        region_boxes=jnp.zeros((2, 2, 5)),
+        region_mask=jnp.ones((2, 2), bool),
+        task_id=jnp.zeros(2, jnp.int32) if config.num_task_embeddings else None,
+    )
+    return dict(model.init(key, inputs, deterministic=True)["params"])
 
 
 def _pair_rows(fused: Float[Array, "B W"]) -> Float[Array, "B2 W2"]:

@@ -1,31 +1,23 @@
-"""Reads one folder of reference vectors and runs our model on it."""
+"""Reads one folder of reference vectors through the public API and runs our model on it."""
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 import vilbert_jax as vj
-from vilbert_jax.checkpoints.released import PRETRAINING_HEADS, params_from_released
 
 ROOT = pathlib.Path(__file__).parent.parent / "data" / "golden"
-TASK_HEADS = {
-    "tasks_a": ("vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", *PRETRAINING_HEADS),
-    "tasks_beta": ("vqa", "choice", "grounding", "token_score", *PRETRAINING_HEADS),
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """A folder: config in the asked precision, inputs, parameters and what the reference computed."""
+    """A folder: the model in the asked precision, parameters, inputs and what the reference computed."""
 
-    config: vj.ViLBERTConfig
-    heads: tuple[str, ...]
+    model: Any
     params: dict[str, Any]
     inputs: vj.Inputs
     arrays: dict[str, np.ndarray]  # inputs.npz, as stored
@@ -34,15 +26,9 @@ class Golden:
 
 def load(folder: str, dtype: str) -> Golden:
     path = ROOT / folder
-    config = vj.ViLBERTConfig.from_json(path / "config.json")
-    fields: dict[str, Any] = {"dtype": dtype}
-    if folder in TASK_HEADS:
-        released = json.loads((path / "config.json").read_text())
-        fields |= {"num_vqa_answers": released["_num_labels"], "num_gqa_answers": released["_num_labels_gqa"]}
-        fields["answer_head"] = "weight_norm" if folder == "tasks_beta" else "mlp"
-    config = dataclasses.replace(config, **fields)
-    heads = TASK_HEADS.get(folder, PRETRAINING_HEADS)
-    weights = {name: array.astype(dtype) for name, array in load_file(path / "weights.safetensors").items()}
+    config = dataclasses.replace(vj.ViLBERTConfig.from_json(path / "config.json"), dtype=dtype)
+    model, params = vj.load_pretrained(path / "weights.safetensors", config=config)
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
     arrays = dict(np.load(path / "inputs.npz"))
     outputs = dict(np.load(path / "outputs_f64.npz"))
     if dtype == "float32":
@@ -55,13 +41,13 @@ def load(folder: str, dtype: str) -> Golden:
         region_boxes=arrays["image_loc"].astype(dtype),
         region_mask=arrays["image_attention_mask"].astype(bool),
     )
-    return Golden(config, heads, params_from_released(weights, config, heads), inputs, arrays, outputs)
+    return Golden(model, params, inputs, arrays, outputs)
 
 
-def run_with_intermediates(model: Any, golden: Golden) -> tuple[Any, dict[str, np.ndarray]]:
+def run_with_intermediates(golden: Golden) -> tuple[Any, dict[str, np.ndarray]]:
     """The model's output, and every state and attention map under the reference's names."""
     apply = jax.jit(
-        functools.partial(model.apply, deterministic=True, capture_intermediates=True, mutable=["intermediates"])
+        functools.partial(golden.model.apply, deterministic=True, capture_intermediates=True, mutable=["intermediates"])
     )
     output, variables = apply({"params": golden.params}, golden.inputs)
     trunk = variables["intermediates"]["trunk"]
@@ -70,7 +56,7 @@ def run_with_intermediates(model: Any, golden: Golden) -> tuple[Any, dict[str, n
         "embed_t": trunk["text_embeddings"]["__call__"][0],
         "embed_v": trunk["region_embeddings"]["__call__"][0],
     }
-    for kind, i in golden.config.schedule():
+    for kind, i in golden.model.config.schedule():
         layer = encoder[f"{kind}_layer_{i}"]
         if kind == "co":
             named[f"c_layer_{i}_t"], named[f"c_layer_{i}_v"] = layer["__call__"][0]

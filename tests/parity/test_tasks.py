@@ -26,7 +26,7 @@ OUTPUTS = {
 
 def task_losses(golden, logits):
     targets = {name: jnp.asarray(array) for name, array in golden.arrays.items() if name.startswith("target_")}
-    soft = {name: array.astype(golden.config.dtype) for name, array in targets.items()}
+    soft = {name: array.astype(golden.model.config.dtype) for name, array in targets.items()}
     rows = jnp.ones(len(golden.arrays["input_ids"]), bool)
     terms = {
         "loss_vl_classifier": losses.soft_label_loss(logits["vqa"], soft["target_vqa"], rows),
@@ -46,8 +46,7 @@ def task_losses(golden, logits):
 def test_every_state_map_and_head(folder, dtype):
     with jax.enable_x64(dtype == "float64"):
         golden = reference.load(folder, dtype)
-        model = vj.ViLBERTForTasks(golden.config, heads=golden.heads)
-        output, named = reference.run_with_intermediates(model, golden)
+        output, named = reference.run_with_intermediates(golden)
     for name, head in OUTPUTS.items():
         if name in golden.outputs:
             expected = golden.outputs[name]
@@ -73,7 +72,7 @@ def test_heads_run_alone(folder, dtype):
     """A model with one head has that head's parameters alone and computes the same."""
     with jax.enable_x64(True):
         golden = reference.load(folder, dtype)
-        model = vj.ViLBERTForTasks(golden.config, heads=("grounding",))
+        model = vj.ViLBERTForTasks(golden.model.config, heads=("grounding",))
         params = {name: golden.params[name] for name in ("trunk", "grounding_head")}
         output = model.apply({"params": params}, golden.inputs, deterministic=True)
         assert output.logits.keys() == {"grounding"}
@@ -85,10 +84,10 @@ def test_heads_run_alone(folder, dtype):
 def test_an_odd_batch_and_an_unknown_head_are_refused():
     golden = reference.load("tasks_a", "float32")
     odd = jax.tree.map(lambda x: x[:3], golden.inputs)
-    model = vj.ViLBERTForTasks(golden.config, heads=("binary",))
+    model = vj.ViLBERTForTasks(golden.model.config, heads=("binary",))
     with pytest.raises(vj.InputError, match="batch of 3 is odd"):
         model.apply({"params": golden.params}, odd, deterministic=True)
     with pytest.raises(vj.InputError, match=r"unknown \['vcr'\]; choose from vqa"):
-        vj.ViLBERTForTasks(golden.config, heads=("vcr",)).apply(
+        vj.ViLBERTForTasks(golden.model.config, heads=("vcr",)).apply(
             {"params": golden.params}, golden.inputs, deterministic=True
         )

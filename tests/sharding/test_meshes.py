@@ -7,10 +7,11 @@ import tiny_pretraining as tiny
 
 import vilbert_jax as vj
 from vilbert_jax.losses import mean
+from vilbert_jax.model import init_params
+from vilbert_jax.sharding import MeshConfig, make_mesh, put_batch, state_shardings
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.training.checkpointing import Checkpoints
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer
-from vilbert_jax.training.sharding import MeshConfig, make_mesh, put_batch, state_shardings
 from vilbert_jax.training.state import TrainState
 
 MESHES = {
@@ -35,7 +36,7 @@ def losses_and_gradients(params, batch):
 
 @pytest.fixture(scope="module")
 def one_device():
-    params = pretraining.make_init_fn(MODEL)(KEY)
+    params = init_params(MODEL, KEY)
     return params, jax.jit(losses_and_gradients)(params, tiny.make_batch())
 
 
@@ -70,7 +71,7 @@ def test_a_checkpoint_restores_on_every_other_mesh_identically(tmp_path):
     tx = make_optimizer(OptimizerConfig(), total_steps=10)
 
     def init_state(key):
-        params = pretraining.make_init_fn(MODEL)(key)
+        params = init_params(MODEL, key)
         return TrainState(jax.numpy.asarray(3, jax.numpy.int32), params, tx.init(params))
 
     abstract = jax.eval_shape(init_state, KEY)

@@ -11,8 +11,8 @@ import pytest
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, Inputs, ViLBERTForPretraining, ViLBERTForTasks
-from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer
-from vilbert_jax.training.sharding import (
+from vilbert_jax.paths import path_name
+from vilbert_jax.sharding import (
     MESH_AXES,
     PARAM_AXES,
     MeshConfig,
@@ -22,7 +22,8 @@ from vilbert_jax.training.sharding import (
     put_batch,
     state_shardings,
 )
-from vilbert_jax.training.state import TrainState, path_name
+from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer
+from vilbert_jax.training.state import TrainState
 
 # One path of each kind of parameter, its shape in the paper's model, and its partition over data=2, fsdp=2, tensor=2.
 GOLDEN = """

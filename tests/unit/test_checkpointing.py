@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vilbert_jax.errors import InputError
-from vilbert_jax.training.checkpointing import (
-    Checkpoints,
+from vilbert_jax.checkpoints.folder import (
     find_damage,
     latest_checkpoint,
-    read_identity,
+    read_contents,
     restore_params,
+    write_contents,
 )
+from vilbert_jax.errors import InputError
+from vilbert_jax.sharding import MeshConfig, make_mesh, state_shardings
+from vilbert_jax.training.checkpointing import Checkpoints
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer
-from vilbert_jax.training.sharding import MeshConfig, make_mesh, state_shardings
 from vilbert_jax.training.state import TrainState
 
 MESHES = [MeshConfig(), MeshConfig(fsdp=8), MeshConfig(tensor=8), MeshConfig(data=2, fsdp=2, tensor=2)]
@@ -121,10 +122,10 @@ def test_saving_the_same_step_again_does_nothing(two_steps):
 def test_a_save_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     save_steps(tmp_path, 1, keep=1)
 
-    def disk_full(folder):
+    def disk_full(folder, **_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("vilbert_jax.training.checkpointing._fingerprints", disk_full)
+    monkeypatch.setattr("vilbert_jax.training.checkpointing.write_contents", disk_full)
     checkpoints = open_checkpoints(tmp_path, keep=1)
     checkpoints.save(2, place(make_state(2)))
     with pytest.raises(OSError, match="no space left"):
@@ -137,11 +138,11 @@ def test_the_older_checkpoint_is_there_until_the_newer_is_committed(tmp_path, mo
     save_steps(tmp_path, 1, keep=1)
     seen = []
 
-    def look(folder):
+    def look(folder, **contents):
         seen.append([path.name for path in tmp_path.iterdir() if path.name.isdigit()])
-        return {}
+        write_contents(folder, **contents)
 
-    monkeypatch.setattr("vilbert_jax.training.checkpointing._fingerprints", look)
+    monkeypatch.setattr("vilbert_jax.training.checkpointing.write_contents", look)
     save_steps(tmp_path, 2, keep=1)
     assert seen == [["1"]]
     assert latest_checkpoint(tmp_path).name == "2"
@@ -241,7 +242,7 @@ def test_readers_find_the_newest_good_one_and_change_nothing(two_steps):
     before = sorted(path.name for path in two_steps.iterdir())
     path = latest_checkpoint(two_steps)
     assert path.name == "1"
-    assert read_identity(path) == {"model": {"width": 8, "layers": [1, 2], "name": "toy"}, "contract": None}
+    assert read_contents(path).identity == {"model": {"width": 8, "layers": [1, 2], "name": "toy"}, "contract": None}
     params = restore_params(path, abstract_state(MESHES[1]).params)
     assert_states_equal(params, make_state(1).params)
     assert sorted(path.name for path in two_steps.iterdir()) == before
@@ -249,7 +250,7 @@ def test_readers_find_the_newest_good_one_and_change_nothing(two_steps):
 
 def test_a_path_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(InputError, match="not a checkpoint"):
-        read_identity(tmp_path)
+        read_contents(tmp_path)
     with pytest.raises(InputError, match="no usable checkpoint"):
         latest_checkpoint(tmp_path / "absent")
 

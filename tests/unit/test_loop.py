@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import toy_training as toy
 
+from vilbert_jax.checkpoints.folder import Initial, latest_checkpoint, read_contents
 from vilbert_jax.errors import InputError
-from vilbert_jax.training.checkpointing import latest_checkpoint
+from vilbert_jax.sharding import MeshConfig
 from vilbert_jax.training.logging import NonFiniteError, read_metrics
 from vilbert_jax.training.loop import Evaluation, TrainingConfig
 from vilbert_jax.training.optimizer import OptimizerConfig
-from vilbert_jax.training.sharding import MeshConfig
 
 
 def rows(workdir: Path):
@@ -223,27 +223,30 @@ def test_the_iterator_is_closed(tmp_path):
 SHORT = dataclasses.replace(toy.CONFIG, total_steps=2)
 
 
-def test_initial_parameters_are_used_once(tmp_path):
+def test_initial_parameters_are_used_once(tmp_path, capsys):
     calls = []
 
     def take_over(params):
         calls.append(jax.tree.map(lambda x: x.sharding.spec, params)["alignment_head"]["kernel"])
-        return params | {"alignment_head": jax.tree.map(lambda x: np.full(x.shape, 0.25), params["alignment_head"])}
+        head = jax.tree.map(lambda x: np.full(x.shape, 0.25), params["alignment_head"])
+        return Initial(params | {"alignment_head": head}, {"from": "elsewhere"}, "a table")
 
     frozen = OptimizerConfig(learning_rate_by_path=((".*", 0.0),))
     result = toy.run(tmp_path, SHORT, initial_params=take_over, optimizer=frozen)
+    assert "a table" in capsys.readouterr().out
     assert calls == [jax.P("fsdp", None)]
     kernel = result.state.params["alignment_head"]["kernel"]
     assert kernel.dtype == jnp.float32
     assert kernel.sharding.spec == jax.P("fsdp", None)
     assert (np.asarray(kernel) == 0.25).all()
     toy.run(tmp_path, dataclasses.replace(SHORT, total_steps=3), initial_params=take_over, optimizer=frozen)
-    assert len(calls) == 1  # a resume keeps what it has learnt
+    assert len(calls) == 1  # a resume keeps what it has learnt, and where that came from
+    assert read_contents(latest_checkpoint(tmp_path / "checkpoints")).provenance == {"from": "elsewhere"}
 
 
 def test_initial_parameters_that_do_not_fit_are_an_error(tmp_path):
     def wrong(params):
-        return params | {"alignment_head": {"kernel": np.zeros((2, 2)), "bias": np.zeros(toy.CLASSES)}}
+        return Initial(params | {"alignment_head": {"kernel": np.zeros((2, 2)), "bias": np.zeros(toy.CLASSES)}}, {})
 
     with pytest.raises(
         InputError, match=r"1 place\(s\), first alignment_head/kernel: given \(2, 2\), expected \(8, 6\)"

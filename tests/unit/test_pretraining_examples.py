@@ -10,7 +10,7 @@ from test_pretraining_data import WORDS, Store, pairs
 import vilbert_jax as vj
 from vilbert_jax.data import PretrainingDataConfig, load_tokenizer
 from vilbert_jax.data.pretraining import PretrainingSource
-from vilbert_jax.tasks import pretraining
+from vilbert_jax.model import init_params
 from vilbert_jax.tasks.pretraining_examples import NUM_GUESSES, draw_examples, guess_words, pictures_in
 
 
@@ -34,7 +34,7 @@ def test_guesses_are_ranked_and_attention_covers_the_real_regions(source, use_co
         use_coattention=use_coattention,
     )
     model = vj.ViLBERTForPretraining(config)
-    params = pretraining.make_init_fn(model)(jax.random.key(0))
+    params = init_params(model, jax.random.key(0))
     guesses = guess_words(model, params, source, [0, 5])
     for guess, row in zip(guesses, [0, 5], strict=True):
         assert guess.tokens[guess.hidden] == "red"

@@ -9,11 +9,12 @@ import tiny_pretraining as tiny
 
 import vilbert_jax as vj
 from vilbert_jax.losses import mean
+from vilbert_jax.model import init_params
 from vilbert_jax.tasks import pretraining
 
 MODEL = vj.ViLBERTForPretraining(tiny.CONFIG)
 KEY = jax.random.key(0)
-PARAMS = pretraining.make_init_fn(MODEL)(KEY)
+PARAMS = init_params(MODEL, KEY)
 GROUPS = {"colour": [5, 6, 7, 8, 9, 10], "shape": list(range(11, 20))}
 
 
@@ -108,7 +109,7 @@ def test_the_other_region_objectives_train(objective):
     rng = np.random.default_rng(1)
     batch["region_targets"] = rng.normal(size=(16, 6, 8)).astype(np.float32)
     batch["nce_negatives"] = rng.integers(0, 16 * 6, (16, 6, 10)).astype(np.int32)
-    params = pretraining.make_init_fn(model)(KEY)
+    params = init_params(model, KEY)
     loss_fn = pretraining.make_loss_fn(model, "all")
     gradient = jax.grad(lambda params: mean(loss_fn(params, on_device(batch), KEY)["region_loss"]))(params)
     assert np.abs(gradient["region_head"]["logits"]["kernel"]).max() > 0

@@ -11,8 +11,8 @@ import toy_training as toy
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
+from vilbert_jax.sharding import MeshConfig, batch_sharding, make_mesh, put_batch, state_shardings
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from vilbert_jax.training.sharding import MeshConfig, batch_sharding, make_mesh, put_batch, state_shardings
 from vilbert_jax.training.state import TrainState
 from vilbert_jax.training.step import evaluate, make_eval_step, make_train_step
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vilbert_jax.losses import WeightedSum
+from vilbert_jax.sharding import MeshConfig
 from vilbert_jax.training.loop import Evaluation, TrainingConfig, TrainResult, train
 from vilbert_jax.training.optimizer import OptimizerConfig
-from vilbert_jax.training.sharding import MeshConfig
 
 VOCAB, WIDTH, CLASSES = 16, 8, 6
 LOSS_WEIGHTS = {"fit_loss": 1.0, "sign_loss": 0.5}

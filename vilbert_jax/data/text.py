@@ -14,10 +14,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from vilbert_jax.errors import InputError
+from vilbert_jax.hub import hub_folder
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_HUB_FILES = ["tokenizer.json", "vocab.txt", "tokenizer_config.json"]
-_HUB_TIMEOUT_S = 10.0
+_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
 class Tokenizer:
@@ -68,6 +68,10 @@ class Tokenizer:
         lower_cased = normalizer is not None and normalizer.normalize_str("A") == "a"
         listing = "\n".join(["lower-cased" if lower_cased else "cased", *sorted(vocab, key=vocab.__getitem__)])
         self.fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:32]
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the text of a ``tokenizer.json``, which ``load_tokenizer`` and transformers read."""
+        return self._backend.to_str()
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the ids of the word pieces of ``text``: [n] int32, no [CLS], no [SEP], not truncated."""
@@ -129,13 +133,17 @@ def load_tokenizer(vocab: str | Path) -> Tokenizer:
     name = str(vocab)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix in (".txt", ".json"):
         raise InputError(f"no vocabulary at {name}: give a vocab.txt file, a folder with one, or a hub name")
-    return _from_folder(_hub_folder(name), name)
+    return _from_folder(hub_folder(name, _FILES, complete=_has_vocabulary, what="vocabulary"), name)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()
 
 
 def _from_folder(folder: Path, origin: str) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return _from_file(folder / "tokenizer.json", lower_case=True)
-    if not (folder / "vocab.txt").is_file():
+    if not _has_vocabulary(folder):
         raise InputError(f"{origin} has neither tokenizer.json nor vocab.txt: give the folder of a BERT tokenizer")
     settings = folder / "tokenizer_config.json"
     lower_case = json.loads(settings.read_text("utf-8")).get("do_lower_case", True) if settings.is_file() else True
@@ -164,24 +172,3 @@ def _from_file(path: Path, *, lower_case: bool) -> Tokenizer:
     backend.decoder = decoders.WordPiece()
     backend.add_special_tokens([token for token in _SPECIAL if token in vocab])
     return Tokenizer(backend, str(path))
-
-
-def _hub_folder(name: str) -> Path:
-    """Returns the local folder of a hub tokenizer: the cached one, or a download that gives up quickly."""
-    import huggingface_hub  # only names need it
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-        if (cached / "tokenizer.json").is_file() or (cached / "vocab.txt").is_file():
-            return cached
-    except (OSError, HFValidationError):
-        pass  # not in the cache
-    try:
-        # One listing first, which fails within the time-out where single files would be retried for long.
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES, etag_timeout=_HUB_TIMEOUT_S))
-    except Exception as error:  # offline, unknown, private: what to do is the same
-        raise InputError(
-            f"no vocabulary {name!r}: it is no file or folder here, not in the Hugging Face cache, and could not be "
-            f"downloaded ({type(error).__name__}). Give the path of a vocab.txt, or run once with network access"
-        ) from error

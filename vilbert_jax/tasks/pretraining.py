@@ -71,10 +71,12 @@ def loss_weights(given: Mapping[str, float]) -> dict[str, float]:
     return dict(given)
 
 
-def identity(config: ViLBERTConfig, source: PretrainingSource) -> dict[str, Any]:
+def identity(config: ViLBERTConfig, source: PretrainingSource, init_from: str = "") -> dict[str, Any]:
     """What a checkpoint of this model belongs to; a run on anything else must not continue it."""
     return {
+        **({"init_from": init_from} if init_from else {}),
         "model": config.to_dict(),
+        "heads": ["tokens", "regions", "alignment"],
         "features": source.contract.to_json(),
         "vocabulary": source.tokenizer.fingerprint,
     }
@@ -102,24 +104,6 @@ def model_inputs(batch: Batch) -> Inputs:
     """The part of a batch that the model may see."""
     names = ("token_ids", "token_types", "text_mask", "region_features", "region_boxes", "region_mask")
     return Inputs(*(batch[name] for name in names))
-
-
-def make_init_fn(model: ViLBERTForPretraining) -> Callable[[Array], Params]:
-    """Returns key -> fresh parameters, as BERT initialises them."""
-    config = model.config
-
-    def init(key: Array) -> Params:
-        inputs = Inputs(
-            token_ids=jnp.zeros((1, 2), jnp.int32),
-            token_types=jnp.zeros((1, 2), jnp.int32),
-            text_mask=jnp.ones((1, 2), bool),
-            region_features=jnp.zeros((1, 2, config.region_feature_dim)),
-            region_boxes=jnp.zeros((1, 2, 5)),
-            region_mask=jnp.ones((1, 2), bool),
-        )
-        return model.init(key, inputs, deterministic=True)["params"]
-
-    return init
 
 
 def make_loss_fn(

@@ -1,15 +1,13 @@
 """Checkpoints of a training run: asynchronous saves, verified restores.
 
-A checkpoint is Orbax's, plus one file of ours, ``contents.json``: the identity of the run (what the parameters belong
-to), the shape of every array, and size and CRC-32 of every data file. Orbax alone would restore a flipped bit as data.
-It is written inside Orbax's temporary folder, so a checkpoint is committed with it or not at all.
+Each is a folder as ``vilbert_jax.checkpoints.folder`` describes it. Our own files are written inside Orbax's temporary
+folder, so a checkpoint is committed with them or not at all.
 """
 
 import itertools
 import json
 import logging
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,11 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from vilbert_jax.checkpoints.folder import STATE, find_damage, read_contents, shapes_of, write_contents
 from vilbert_jax.errors import InputError
-from vilbert_jax.training.sharding import agreed
-from vilbert_jax.training.state import TrainState, named_leaves
+from vilbert_jax.sharding import agreed
+from vilbert_jax.training.state import TrainState
 
-CONTENTS = "contents.json"
-_STATE = "state"
 _CORRUPT = ".corrupt"
 
 _logger = logging.getLogger(__name__)
@@ -35,13 +32,26 @@ class Checkpoints:
         directory: created if absent. One numbered folder per completed-step count.
         keep: number of newest checkpoints to keep. An older one is deleted only after a newer one is committed.
         identity: JSON-like description of what the state belongs to (model config, feature contract, vocabulary).
+        tokenizer_json: the vocabulary, kept with each checkpoint so that it can be used by itself.
+
+    Attributes:
+        provenance: JSON-like description of where the parameters come from; a restore brings back the saved one.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int, identity: Mapping[str, Any]):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int,
+        identity: Mapping[str, Any],
+        tokenizer_json: str | None = None,
+    ):
         if keep < 1:
             raise InputError(f"keep_checkpoints is {keep}; it must be at least 1.")
         self._directory = Path(directory).absolute()
         self._identity = json.loads(json.dumps(identity))  # as it reads back: tuples become lists
+        self._tokenizer_json = tokenizer_json
+        self.provenance: Mapping[str, Any] = {}
         self._shapes: dict[str, Any] = {}
         self._last_saved: int | None = None
         context = ocp.Context()
@@ -71,8 +81,8 @@ class Checkpoints:
         if step == self._last_saved:
             return
         self._orbax.wait()  # the contents below belong to one save at a time
-        self._shapes = _shapes(state)
-        self._orbax.save_checkpointables_async(step, {_STATE: state}, force=True)
+        self._shapes = shapes_of(state)
+        self._orbax.save_checkpointables_async(step, {STATE: state}, force=True)
         self._last_saved = step
 
     def wait(self) -> None:
@@ -104,7 +114,8 @@ class Checkpoints:
         check_matches(path, self._identity, abstract_state)
         if num_damaged:
             self._set_aside(problems, step)
-        restored = ocp.load_checkpointables(str(path), {_STATE: abstract_state})[_STATE]
+        restored = ocp.load_checkpointables(str(path), {STATE: abstract_state})[STATE]
+        self.provenance = read_contents(path).provenance
         self._last_saved = step
         return restored
 
@@ -136,78 +147,21 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         (folder,) = (path for path in self._directory.iterdir() if ".orbax-checkpoint-tmp" in path.name)
-        contents = {"identity": self._identity, "shapes": self._shapes, "files": _fingerprints(folder / _STATE)}
-        (folder / CONTENTS).write_text(json.dumps(contents))
-
-
-def read_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The identity that one checkpoint (a numbered folder) was saved with.
-
-    Raises:
-        InputError: there is no readable checkpoint at ``path``.
-    """
-    try:
-        return json.loads((Path(path) / CONTENTS).read_text())["identity"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is not a checkpoint of this project: {error!r}. Name a folder like RUN/checkpoints/1000."
-        ) from error
-
-
-def latest_checkpoint(directory: str | os.PathLike[str]) -> Path:
-    """The newest undamaged checkpoint below ``directory``, which is left as it is.
-
-    Raises:
-        InputError: there is none.
-    """
-    folders = [path for path in Path(directory).glob("*") if path.name.isdigit()]
-    for path in sorted(folders, key=lambda path: int(path.name), reverse=True):
-        problem = find_damage(path)
-        if problem is None:
-            return path
-        _logger.warning("checkpoint %s is damaged (%s); trying the one before.", path, problem)
-    raise InputError(f"no usable checkpoint in {directory}; name the checkpoints folder of a run that has saved one.")
-
-
-def restore_params(path: str | os.PathLike[str], abstract_params: Any) -> Any:
-    """Reads the parameters of one checkpoint without the optimizer's moments.
-
-    Args:
-        path: a numbered folder.
-        abstract_params: shapes, dtypes and, for a mesh, shardings.
-    """
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        return ocp.load_checkpointables(str(Path(path).absolute()), {_STATE: {"params": abstract_params}})[_STATE][
-            "params"
-        ]
-
-
-def find_damage(path: Path) -> str | None:
-    """What is wrong with the files of the checkpoint at ``path``; None if they are as they were written."""
-    try:
-        contents = json.loads((path / CONTENTS).read_text())
-        recorded, _, _ = contents["files"], contents["identity"], contents["shapes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{path / CONTENTS} is missing or unreadable"
-    for name, (size, crc) in recorded.items():
-        file = path / _STATE / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if file.stat().st_size != size:
-            return f"{file} has {file.stat().st_size} bytes instead of {size}"
-        if _crc32(file) != crc:
-            return f"{file} has changed since it was written"
-    return None
+        write_contents(
+            folder,
+            identity=self._identity,
+            provenance=self.provenance,
+            shapes=self._shapes,
+            tokenizer_json=self._tokenizer_json,
+        )
 
 
 def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: TrainState) -> None:
     """Raises InputError if the checkpoint at ``path`` belongs to another run than ``identity`` or has other arrays."""
-    contents = json.loads((path / CONTENTS).read_text())
-    saved, wanted = _flatten(contents["identity"]), _flatten(json.loads(json.dumps(identity)))
+    contents = read_contents(path)
+    saved, wanted = _flatten(contents.identity), _flatten(json.loads(json.dumps(identity)))
     if saved == wanted:
-        saved, wanted = contents["shapes"], _shapes(abstract_state)
+        saved, wanted = contents.shapes, shapes_of(abstract_state)
     names = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
     if names:
         lines = [f"  {name}: checkpoint {_show(saved, name)}, this run {_show(wanted, name)}" for name in names[:10]]
@@ -230,20 +184,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
     return flat
-
-
-def _shapes(state: Any) -> dict[str, Any]:
-    return {name: [str(leaf.dtype), *leaf.shape] for name, leaf in named_leaves(state).items()}
-
-
-def _fingerprints(folder: Path) -> dict[str, tuple[int, int]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_size, _crc32(path)) for path in files}
-
-
-def _crc32(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return crc

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, Initial
 from vilbert_jax.errors import InputError
-from vilbert_jax.training.checkpointing import Checkpoints
-from vilbert_jax.training.logging import MetricLogger, check_finite
-from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from vilbert_jax.training.sharding import (
+from vilbert_jax.paths import named_leaves
+from vilbert_jax.sharding import (
     PARAM_AXES,
     AxisTable,
     MeshConfig,
@@ -30,10 +29,11 @@ from vilbert_jax.training.sharding import (
     put_batch,
     state_shardings,
 )
-from vilbert_jax.training.state import Params, TrainState, named_leaves
+from vilbert_jax.training.checkpointing import Checkpoints
+from vilbert_jax.training.logging import MetricLogger, check_finite
+from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from vilbert_jax.training.state import Params, TrainState
 from vilbert_jax.training.step import Batch, LossFn, MetricFn, evaluate, make_eval_step, make_train_step
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ def train(
     identity: Mapping[str, Any],
     optimizer: OptimizerConfig,
     mesh: MeshConfig,
-    initial_params: Callable[[Params], Params] | None = None,
+    initial_params: Callable[[Params], Initial] | None = None,
+    tokenizer_json: str | None = None,
     param_axes: AxisTable = PARAM_AXES,
 ) -> TrainResult:
     """Trains from the newest checkpoint in ``workdir``, or from the start, to ``config.total_steps``.
@@ -122,6 +123,7 @@ def train(
         optimizer: variant, schedule, decay.
         mesh: devices along each axis.
         initial_params: given the fresh parameters, returns those to start from; not called on a resume.
+        tokenizer_json: the vocabulary, kept with each checkpoint.
         param_axes: sharding table.
 
     Raises:
@@ -167,7 +169,12 @@ def train(
         stack.enter_context(_only_run_in(Path(workdir)))
         stack.enter_context(jax.set_mesh(device_mesh))
         checkpoints = stack.enter_context(
-            Checkpoints(Path(workdir) / CHECKPOINTS, keep=config.keep_checkpoints, identity=identity)
+            Checkpoints(
+                Path(workdir) / RUN_CHECKPOINTS,
+                keep=config.keep_checkpoints,
+                identity=identity,
+                tokenizer_json=tokenizer_json,
+            )
         )
 
         # --- where to start: 1. this workdir's checkpoint, 2. initial_params, 3. scratch
@@ -175,7 +182,11 @@ def train(
         if state is None:
             state = jax.jit(init_state, out_shardings=shardings)(init_key)
             if initial_params is not None:
-                state = state._replace(params=_adopt(initial_params(state.params), abstract.params))
+                initial = initial_params(state.params)
+                if jax.process_index() == 0:
+                    print(initial.summary)
+                state = state._replace(params=_adopt(initial.params, abstract.params))
+                checkpoints.provenance = initial.provenance
         first_step = int(jax.device_get(state.step))
         if first_step > config.total_steps:
             raise InputError(

@@ -16,7 +16,8 @@ import optax
 from jaxtyping import Array, Int
 
 from vilbert_jax.errors import InputError
-from vilbert_jax.training.state import Params, named_leaves, path_name
+from vilbert_jax.paths import named_leaves, path_name
+from vilbert_jax.training.state import Params
 
 Schedule = Callable[[Any], Array]  # completed updates -> learning rate of the next one
 PathTable = tuple[tuple[str, float], ...]

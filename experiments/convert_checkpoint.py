@@ -1,0 +1,40 @@
+"""Converts checkpoints, in either direction.
+
+    python experiments/convert_checkpoint.py --input=PATH --output=PATH
+
+--input   a released ViLBERT file (.bin, .tar, .safetensors), a BERT folder or hub name, or a run, a checkpoint or a
+          saved folder of this project. What it is, its content says.
+--output  NAME.safetensors or NAME.bin: a file for the released PyTorch code, with NAME.json, its config.
+          Any other name: a folder that vj.load_pretrained and config.init_from read; with --format=bert a folder for
+          transformers. Must not exist.
+"""
+
+import argparse
+from pathlib import Path
+
+from vilbert_jax import cli
+from vilbert_jax.checkpoints import convert
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--input", required=True)
+    add("--output", required=True, type=Path)
+    add("--format", choices=convert.FORMATS, help="of the output, where its name does not say it")
+    add("--model_config", help="JSON of a released file's model; worked out from the shapes when absent")
+    add("--vocab", help="vocab.txt, folder or hub name to save with the model; empty: none. Default: the input's own, "
+        "or bert-base-uncased")  # fmt: skip
+    add("--features", help="region store, or JSON of a feature contract, that the model was trained on")
+    add("--fresh", default="", help="heads to initialise instead of convert, comma-separated")
+    add("--seed", type=int, default=0, help="of what is initialised")
+    add("--licence", help="note to save with the model; a default names the publisher")
+    add("--verify", action="store_true", help="read the output again and compare; a BERT also with torch's own results")
+    args = parser.parse_args()
+    return convert.convert(convert.Request(**vars(args)), say=print)
+
+
+if __name__ == "__main__":
+    cli.guarded(main)

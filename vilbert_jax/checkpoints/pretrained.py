@@ -1,0 +1,357 @@
+"""From any source of parameters to a model, and from a model to a folder that loads with nothing else at hand."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from vilbert_jax.checkpoints.conversion import PRETRAINING_HEADS, Model, abstract_params, head_of, heads_of, make_model
+from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, STATE, Initial, has_checkpoints, shapes_of, write_contents
+from vilbert_jax.checkpoints.hf_bert import in_bert
+from vilbert_jax.checkpoints.sources import Source, open_source
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.data.region_store import FeatureContract
+from vilbert_jax.data.text import Tokenizer, load_tokenizer
+from vilbert_jax.errors import InputError
+from vilbert_jax.model import HEADS, init_params
+from vilbert_jax.paths import named_leaves
+from vilbert_jax.sharding import agreed, state_shardings
+
+TASK_TOKENS = "task_tokens"
+CAN_BE_FRESH = (*HEADS, TASK_TOKENS)
+
+# Fields that change what is computed without changing a shape.
+_TEXT_FIELDS = ("text.num_heads", "text.activation")
+_OTHER_FIELDS = (
+    "regions.num_heads", "regions.activation", "co_num_heads", "text_co_layers", "region_co_layers", "fusion",
+)  # fmt: skip
+_ANSWER_FIELDS = {"vqa": ("answer_head", "num_vqa_answers"), "gqa": ("num_gqa_answers",)}
+_PARTS = (
+    "text embeddings", "text layers", "region embeddings", "region layers", "co-attention layers", "text pooler",
+    "region pooler",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What a run starts from.
+
+    Attributes:
+        init_from: any source that ``load_pretrained`` takes; empty: random parameters.
+        fresh_heads: heads that start at random although ``init_from`` has them, or has not, comma-separated.
+        allow_other_features: accept parameters that were trained on other region features.
+    """
+
+    init_from: str = ""
+    fresh_heads: str = ""
+    allow_other_features: bool = False
+
+
+class Plan(NamedTuple):
+    """Which parameters of a model come from a source, by path."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left: tuple[str, ...]  # of the source; the model has no use for them
+
+
+def load_pretrained(
+    source: str | os.PathLike[str],
+    *,
+    config: ViLBERTConfig | None = None,
+    heads: Sequence[str] | None = None,
+    fresh: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[Model, dict[str, Any]]:
+    """Makes a model with parameters from a checkpoint, a released file, or a BERT.
+
+    On an active mesh (``jax.set_mesh``) the parameters are created sharded over it and each host reads its part alone;
+    otherwise they go to the first device.
+
+    Args:
+        source: a run, checkpoint or saved folder of this project, a released ViLBERT file, or a BERT folder or hub
+            name. A BERT gives the text stream and the masked-word head; the rest starts fresh.
+        config: the model to load into; the source's own when absent. For a released file, whose shapes do not show
+            everything, this is its config. Answer heads that are loaded keep the source's kind and size.
+        heads: heads of a ``ViLBERTForTasks``; when absent, those of the source.
+        fresh: heads (or ``task_tokens``) to initialise instead of load.
+        seed: of what starts fresh.
+
+    Returns:
+        The model and its float32 parameters.
+
+    Raises:
+        InputError: the source cannot be used, or does not give what the model needs; everything at once.
+    """
+    opened = open_source(source, config)
+    config = config or opened.config
+    for head in set(opened.heads) & _ANSWER_FIELDS.keys() - set(fresh):
+        config = dataclasses.replace(config, **{name: getattr(opened.config, name) for name in _ANSWER_FIELDS[head]})
+    model = make_model(config, default_heads(opened) if heads is None else tuple(heads))
+    plan = make_plan(opened, model, fresh)
+    abstract = placed(abstract_params(model))
+    params = opened.read({path: abstract[path] for path in plan.loaded}) | fresh_params(model, plan, abstract, seed)
+    return model, traverse_util.unflatten_dict(params, sep="/")
+
+
+def prepare_init(
+    config: InitConfig, model: Model, workdir: Path, *, tokenizer: Tokenizer, contract: FeatureContract
+) -> Callable[[Mapping[str, Any]], Initial] | None:
+    """Checks everything about where a run starts from now, and returns what reads it when the run starts.
+
+    Args:
+        config: from the recipe.
+        model: of the run.
+        workdir: of the run.
+        tokenizer: of the run's data.
+        contract: of the run's region features.
+
+    Returns:
+        Fresh parameters (nested, possibly sharded) -> ``Initial``, sharded alike. None if there is nothing to start
+        from: ``init_from`` is empty, or the run has checkpoints and resumes.
+
+    Raises:
+        InputError: the source does not fit the model, its vocabulary or its features are not those of the run.
+    """
+    origin = config.init_from
+    if not origin or has_checkpoints(workdir / RUN_CHECKPOINTS):
+        return None
+    fresh = [head for head in config.fresh_heads.split(",") if head]
+    source = open_source(origin)
+    plan = make_plan(source, model, fresh)
+    if source.vocab is not None and load_tokenizer(source.vocab).fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            f"{origin} was trained with another vocabulary than config.vocab names (order or casing differ, if not the "
+            f"size): set --config.vocab={source.vocab}."
+        )
+    if source.features is not None and not config.allow_other_features:
+        differences = contract.differences(FeatureContract.from_json(dict(source.features)))
+        if differences:
+            raise InputError(
+                f"{origin} was trained on other region features than this run has (here: this run):\n  "
+                + "\n  ".join(differences)
+                + "\nGive the data it was trained on, or set --config.allow_other_features=True to go on regardless."
+            )
+
+    def initialise(fresh_params: Mapping[str, Any]) -> Initial:
+        leaves = named_leaves(fresh_params)
+        abstract = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in leaves.items()}
+        leaves |= source.read({path: abstract[path] for path in plan.loaded})
+        return Initial(
+            params=traverse_util.unflatten_dict(leaves, sep="/"),
+            provenance={"init_from": source.described_provenance()},
+            summary=f"starting from {origin}, a {source.kind}:\n{summary(plan, abstract, origin)}",
+        )
+
+    return initialise
+
+
+def make_plan(source: Source, model: Model, fresh: Sequence[str] = ()) -> Plan:
+    """Compares what a source has with what a model needs.
+
+    Args:
+        source: from ``open_source``.
+        model: the model.
+        fresh: heads (or ``task_tokens``) that are not to be loaded.
+
+    Raises:
+        InputError: naming at once every parameter that is missing, misshaped or has no place, and every config field
+            that would silently change what the parameters compute.
+    """
+    wanted, heads = abstract_params(model), heads_of(model)
+    unknown = sorted(set(fresh) - {*heads, *([TASK_TOKENS] if model.config.num_task_embeddings else [])})
+    if unknown:
+        raise InputError(f"fresh names {', '.join(unknown)}; this model has the heads {', '.join(heads)}.")
+    started = {path for path in wanted if _is_named(path, fresh) or (source.text_only and not in_bert(path))}
+    problems = []
+    for path in wanted.keys() - started:
+        if path not in source.shapes:
+            head = head_of(path)
+            hint = f" (name its head as fresh: {head})" if head else ""
+            problems.append(f"missing: {path} {[*wanted[path].shape]}{hint}")
+        elif source.shapes[path] != wanted[path].shape:
+            problems.append(f"misshaped: {path} is {[*source.shapes[path]]}, the model has {[*wanted[path].shape]}")
+    left = source.shapes.keys() - (wanted.keys() - started)
+    problems += [f"without a place in the model: {path}" for path in left if not _may_be_left(path, model, fresh)]
+    if source.states_config:
+        problems += _other_function(source, model.config)
+    if problems:
+        raise InputError(
+            f"{source.origin} ({source.kind}) does not fit the model, in {len(problems)} places:\n  "
+            + "\n  ".join(sorted(problems))
+        )
+    return Plan(tuple(sorted(wanted.keys() - started)), tuple(sorted(started)), tuple(sorted(left)))
+
+
+def fresh_params(model: Model, plan: Plan, abstract: Mapping[str, Any], seed: int) -> dict[str, jax.Array]:
+    """The parameters that a plan leaves to initialisation, by path."""
+    if not plan.fresh:
+        return {}
+
+    def initialise(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = named_leaves(init_params(model, key))
+        return {path: leaves[path] for path in plan.fresh}
+
+    shardings = {path: abstract[path].sharding for path in plan.fresh}
+    return jax.jit(initialise, out_shardings=shardings)(jax.random.key(seed))
+
+
+def placed(abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Abstract parameters with shardings: over the active mesh, or on the first device."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = {path: device for path in abstract}
+    else:
+        shardings = named_leaves(state_shardings(traverse_util.unflatten_dict(dict(abstract), sep="/"), mesh))
+    return {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings[p]) for p, a in abstract.items()}
+
+
+def save_pretrained(
+    path: str | os.PathLike[str],
+    model: Model,
+    params: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
+    contract: FeatureContract | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Saves a model as a folder that ``load_pretrained`` loads with nothing else at hand.
+
+    Args:
+        path: the folder, which must not exist or be empty. It appears when it is complete, or not at all.
+        model: the model.
+        params: its parameters, nested; numpy or JAX arrays, on a mesh or not.
+        tokenizer: the vocabulary that it was trained with; without it, it has to be given wherever the model is used.
+        contract: of the region features that it was trained with.
+        provenance: JSON-like; where the parameters come from.
+
+    Raises:
+        InputError: the folder holds something, or the parameters, vocabulary or features do not belong to the model.
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    target = Path(path).absolute()
+    check_free(target)
+    config = model.config
+    expected, given = abstract_params(model), named_leaves(params)
+    wrong = sorted(p for p in expected.keys() | given.keys() if _shape(expected, p) != _shape(given, p))
+    if wrong:
+        lines = [f"  {p}: the model has {_shape(expected, p)}, params {_shape(given, p)}" for p in wrong[:10]]
+        raise InputError(f"these parameters are not the model's, in {len(wrong)} places:\n" + "\n".join(lines))
+    check_vocabulary(config, tokenizer)
+    if contract is not None and contract.feature_dim != config.region_feature_dim:
+        raise InputError(
+            f"the features have {contract.feature_dim} values, the model reads {config.region_feature_dim}."
+        )
+    identity = {
+        "model": config.to_dict(),
+        "heads": [*heads_of(model)],
+        "features": contract.to_json() if contract else None,
+        "vocabulary": tokenizer.fingerprint if tokenizer else None,
+    }
+    saved_by = {"saved_by": f"vilbert-jax {importlib.metadata.version('vilbert-jax')}"}
+    part = target.with_name(f".{target.name}.part")
+    try:
+        if jax.process_index() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        agreed(0)  # the other hosts wait for the folder to be free
+        state = {"params": dict(params)}
+        ocp.save_checkpointables(str(part), {STATE: state})
+        if jax.process_index() == 0:
+            write_contents(
+                part,
+                identity=identity,
+                provenance=json.loads(json.dumps({**(provenance or {}), **saved_by})),
+                shapes=shapes_of(state),
+                tokenizer_json=tokenizer.to_json() if tokenizer else None,
+            )
+            if target.is_dir():
+                target.rmdir()  # it is empty
+            part.rename(target)
+    except Exception as error:  # Orbax's storage reports a full disk in several ways
+        raise OSError(f"{target} could not be written ({type(error).__name__}: {str(error)[:300]})") from error
+    finally:
+        if jax.process_index() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+    agreed(0)  # no host reads it before it is there
+
+
+def check_free(target: Path) -> None:
+    """Raises InputError if something is at ``target`` already, other than an empty folder."""
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(f"{target} exists already; nothing was written. Give another path, or remove it first.")
+
+
+def check_vocabulary(config: ViLBERTConfig, tokenizer: Tokenizer | None) -> None:
+    """Raises InputError if a vocabulary has another size than the model's word table."""
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise InputError(
+            f"the vocabulary has {tokenizer.vocab_size} entries, the model's word table {config.vocab_size} rows: give "
+            "the vocabulary that the model was trained with."
+        )
+
+
+def summary(plan: Plan, sizes: Mapping[str, Any], origin: str) -> str:
+    """A short table: which parts of a model come from where, in millions of parameters."""
+    lines = []
+    for where, paths in ((f"from {origin}", plan.loaded), ("fresh", plan.fresh)):
+        groups: dict[str, int] = {}
+        for path in paths:
+            groups[_part(path)] = groups.get(_part(path), 0) + sizes[path].size
+        order = sorted(groups, key=lambda part: (_PARTS.index(part) if part in _PARTS else len(_PARTS), part))
+        lines += [f"  {part:24}{groups[part] / 1e6:9.2f} M  {where}" for part in order]
+    return "\n".join(lines)
+
+
+def _part(path: str) -> str:
+    """The part of the model, for people, that a parameter belongs to."""
+    names = path.split("/")
+    if names[0] != "trunk":
+        return names[0].replace("_", " ")
+    if names[1] == "encoder":
+        return {"text": "text layers", "region": "region layers", "co": "co-attention layers"}[names[2].split("_")[0]]
+    return names[1].replace("_", " ")
+
+
+def default_heads(source: Source) -> tuple[str, ...]:
+    """The heads of the model that a source makes when none are named: its own, or those of pre-training."""
+    return PRETRAINING_HEADS if source.text_only or not source.heads else source.heads
+
+
+def _is_named(path: str, fresh: Sequence[str]) -> bool:
+    return (head_of(path) or "") in fresh or (TASK_TOKENS in fresh and "task_embeddings" in path)
+
+
+def _may_be_left(path: str, model: Model, fresh: Sequence[str]) -> bool:
+    """Parameters of a source that a model may do without: heads, and the exchange when it is off."""
+    if _is_named(path, fresh):
+        return True
+    head = head_of(path)
+    if head is not None:
+        return head not in heads_of(model)
+    return "/co_layer_" in path and not model.config.use_coattention
+
+
+def _other_function(source: Source, config: ViLBERTConfig) -> list[str]:
+    fields = _TEXT_FIELDS if source.text_only else (*_TEXT_FIELDS, *_OTHER_FIELDS)
+    pairs = [(name, _field(source.config, name), _field(config, name)) for name in fields]
+    return [f"config: {name} is {theirs}, the model has {ours}" for name, theirs, ours in pairs if theirs != ours]
+
+
+def _field(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _shape(leaves: Mapping[str, Any], path: str) -> Any:
+    return [*leaves[path].shape] if path in leaves else "none"
