@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types bench torch clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
@@ -20,6 +20,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+torch: $(VENV)/.dev  ## adds torch to the environment: `make test` then compares with it too
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-torch.txt
 
 bench: $(VENV)/.runtime  ## timings of benchmarks/README.md, on this machine
 	$(BIN)/python benchmarks/train_step.py

@@ -1,12 +1,13 @@
 """Pre-training the paper's model: BERT-base text stream, 6 region and 6 co-attention layers, 3.3 M pairs.
 
-    python experiments/pretrain.py --config=configs/base.py
+    python experiments/pretrain.py --config=configs/base.py --config.init_from=bert-base-uncased
 
 Data     Conceptual Captions with the features of 36 regions a picture. Its builder is not part of the project yet.
 Recipe   batch 512, 10 epochs (about 61,000 steps on the 3.1 M pairs that can be had), AdamW at 1e-4, 10 % warm-up,
          linear decay, all three losses on matched and mismatched pairs alike (paper section 3.1). Unlike the paper's,
-         the text stream starts at random, not from BERT; regions overlapping a hidden one are hidden too; AdamW
-         decays kernels and embeddings only. docs/porting.md names the switches back.
+         regions overlapping a hidden one are hidden too, and AdamW decays kernels and embeddings only;
+         docs/porting.md names the switches back. The paper's text stream starts from BERT, as the command says;
+         without init_from it starts at random.
 Cost     the paper used 8 GPUs; 239 M parameters, 1 GB in float32, 4 GB with gradients and moments.
 Expect   the paper reports zero-shot Flickr30k image retrieval R@1 31.86 after its pre-training. Not run here: it
          needs the data.

@@ -24,13 +24,14 @@ def main() -> int:
     add("--input", required=True)
     add("--output", required=True, type=Path)
     add("--format", choices=convert.FORMATS, help="of the output, where its name does not say it")
-    add("--model_config", help="JSON of a released file's model; worked out from the shapes when absent")
-    add("--vocab", help="vocab.txt, folder or hub name to save with the model; empty: none. Default: the input's own, "
+    add("--model_config", help="JSON of the model's config; default: worked out from a released file's shapes, or the "
+        "paper's model around a BERT")  # fmt: skip
+    add("--vocab", help="vocab.txt, folder or hub name to save with the model; empty: none; default: the input's own, "
         "or bert-base-uncased")  # fmt: skip
-    add("--features", help="region store, or JSON of a feature contract, that the model was trained on")
+    add("--features", help="region store, or JSON of its feature contract, that the model was trained on")
     add("--fresh", default="", help="heads to initialise instead of convert, comma-separated")
     add("--seed", type=int, default=0, help="of what is initialised")
-    add("--licence", help="note to save with the model; a default names the publisher")
+    add("--licence", help="note to save with the model; default: one that names the publisher")
     add("--verify", action="store_true", help="read the output again and compare; a BERT also with torch's own results")
     args = parser.parse_args()
     return convert.convert(convert.Request(**vars(args)), say=print)

@@ -4,6 +4,7 @@ A table lists every tensor of one kind of source beside its path here. ``match``
 both ways; ``to_source`` goes back.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from vilbert_jax.checkpoints.tensor_files import Index, LazyTensor
+from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, ViLBERTForPretraining, ViLBERTForTasks, init_params
 from vilbert_jax.paths import named_leaves
@@ -90,7 +92,7 @@ WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
 
 
-def make_model(config: Any, heads: tuple[str, ...]) -> Model:
+def make_model(config: ViLBERTConfig, heads: tuple[str, ...]) -> Model:
     """The model with these heads: the three of pre-training make ``ViLBERTForPretraining``."""
     if set(heads) == set(PRETRAINING_HEADS):
         return ViLBERTForPretraining(config)
@@ -99,11 +101,17 @@ def make_model(config: Any, heads: tuple[str, ...]) -> Model:
 
 def heads_of(model: Model) -> tuple[str, ...]:
     """The names of a model's heads."""
-    return model.heads if isinstance(model, ViLBERTForTasks) else PRETRAINING_HEADS
+    return tuple(model.heads) if isinstance(model, ViLBERTForTasks) else PRETRAINING_HEADS
 
 
-def abstract_params(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_params(model: Model) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter of a model, by path."""
+    return _abstract_params(model.config, heads_of(model))
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes half a second, and every load asks several times
+def _abstract_params(config: ViLBERTConfig, heads: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    model = make_model(config, heads)
     return named_leaves(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
 
 

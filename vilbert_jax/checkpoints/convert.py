@@ -23,7 +23,8 @@ from vilbert_jax.checkpoints.pretrained import (
     summary,
 )
 from vilbert_jax.checkpoints.sources import Source, open_source
-from vilbert_jax.checkpoints.verify import compare_with_transformers
+from vilbert_jax.checkpoints.verify import compare_with_transformers, require_transformers
+from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.region_store import FeatureContract, RegionStore
 from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
@@ -31,6 +32,7 @@ from vilbert_jax.errors import InputError
 FORMATS = ("vilbert_jax", "released", "bert")
 _DEFAULT_VOCAB = "bert-base-uncased"  # of every released ViLBERT
 _SAME = 1e-4  # float32, two libraries
+_NOT_KEPT = {"vilbert_jax": (), "bert": ("features", "licence"), "released": ("vocab", "features", "licence")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,24 +64,31 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     form = _format(request)
     check_free(request.output)
     source = open_source(request.input, request.model_config)
-    say(describe(source))
-    model = make_model(source.config, default_heads(source))
+    config = _config(request, source)
+    in_torch = source.text_only or form == "bert"  # where torch has the model as well
+    if request.verify and in_torch:
+        require_transformers()
+    say(describe(source if config is source.config else dataclasses.replace(source, assumed=())))
+    model = make_model(config, default_heads(source))
     plan = make_plan(source, model, [name for name in request.fresh.split(",") if name])
     abstract = placed(abstract_params(model))
-    tokenizer, contract = _vocabulary(request, source, form), _contract(request, source)
-    check_vocabulary(model.config, tokenizer)
+    vocab = _vocab(request, source, form)
+    tokenizer, contract = _tokenizer(vocab, request), _contract(request, source)
+    check_vocabulary(config, tokenizer)
     if plan.fresh:
         say(summary(plan, abstract, request.input))
     params = source.read({path: np.empty(abstract[path].shape, np.float32) for path in plan.loaded})
     params |= {path: np.asarray(leaf) for path, leaf in fresh_params(model, plan, abstract, request.seed).items()}
-    mark = fingerprint({path: array for path, array in params.items() if form != "bert" or in_bert(path)})
-    in_text = {path: params[path] for path in plan.loaded} if source.text_only else {}
+    written = {path: array for path, array in params.items() if form != "bert" or in_bert(path)}
+    mark = fingerprint(written)
+    compared = {path: written[path] for path in (plan.loaded if source.text_only else written) if in_torch}
     provenance = source.described_provenance() | ({"licence": request.licence} if request.licence else {})
+    what, details = _outcome(form, request.output, model, vocab, contract, len(params) - len(written))
+    details = {"fingerprint": f"{mark} (of the parameters; the same in every format)", **details}
+    del written  # with the last reference to an array, its memory is freed while it is written
     _write(form, request.output, model, params, tokenizer, contract, provenance)
-    say(f"wrote {request.output}   fingerprint {mark}")
-    if form == "released" and (lacking := _lacking(model)):
-        say(f"heads that the released task model has and this one has not: {', '.join(lacking)}")
-    return _verify(request, source, in_text, mark, say) if request.verify else 0
+    say("\n".join([f"wrote {what}", *(f"  {label:15}{text}" for label, text in details.items() if text)]))
+    return _verify(request, source, config, compared, mark, say) if request.verify else 0
 
 
 def describe(source: Source) -> str:
@@ -87,10 +96,10 @@ def describe(source: Source) -> str:
     millions = sum(int(np.prod(shape)) for shape in source.shapes.values()) / 1e6
     lines = [f"{source.origin}: {source.kind}, {millions:.2f} M parameters, heads: {', '.join(source.heads) or 'none'}"]
     lines += [f"  used      {len(source.shapes):4} tensors"]
-    lines += [f"  not used  {len(names):4} {reason}: {_some(names)}" for reason, names in source.unused.items()]
+    lines += [f"  not used  {len(names):4} ({reason}): {_some(names)}" for reason, names in source.unused.items()]
     lines += [f"  assumed        {line}" for line in source.assumed]
-    if source.assumed and not source.text_only:
-        lines.append("  if that is not so, give the JSON the model was trained with: --model_config=FILE")
+    if source.assumed:
+        lines.append("  if that is not so, give the JSON of the model's config: --model_config=FILE")
     return "\n".join(lines)
 
 
@@ -101,20 +110,36 @@ def _format(request: Request) -> str:
             f"--format={request.format} and --output={request.output} do not go together: a released file ends in "
             ".safetensors or .bin, the other formats are folders."
         )
-    return request.format or by_name
+    form = request.format or by_name
+    surplus = [f"--{name}" for name in _NOT_KEPT[form] if getattr(request, name)]
+    if surplus:
+        raise InputError(
+            f"{request.output}, in format {form}, has no place for {' and '.join(surplus)}: leave that out, or write a "
+            "folder of this project (--format=vilbert_jax)."
+        )
+    return form
 
 
-def _vocabulary(request: Request, source: Source, form: str) -> Tokenizer | None:
-    name = request.vocab
-    if name is None:
-        is_ours = not source.files
-        if source.vocab is None and (form != "vilbert_jax" or is_ours):
-            return None
-        name = str(source.vocab or _DEFAULT_VOCAB)
-    if not name:
-        return None
+def _config(request: Request, source: Source) -> ViLBERTConfig:
+    """The config of the model that is written; a BERT does not say what the rest of its ViLBERT is like."""
+    if request.model_config is None or not (source.text_only or not source.files):
+        return source.config
+    if not source.text_only:
+        raise InputError(f"{request.input} is a {source.kind}, which holds its own config: leave --model_config out.")
+    return ViLBERTConfig.from_json(request.model_config)
+
+
+def _vocab(request: Request, source: Source, form: str) -> str:
+    """Where the vocabulary of the model is; empty: it has none."""
+    is_ours = not source.files
+    if request.vocab is not None or (source.vocab is None and (form != "vilbert_jax" or is_ours)):
+        return request.vocab or ""
+    return str(source.vocab or _DEFAULT_VOCAB)
+
+
+def _tokenizer(vocab: str, request: Request) -> Tokenizer | None:
     try:
-        return load_tokenizer(name)
+        return load_tokenizer(vocab) if vocab else None
     except InputError as error:
         if request.vocab is not None:
             raise
@@ -154,27 +179,47 @@ def _write(
         save_pretrained(output, model, nested, tokenizer=tokenizer, contract=contract, provenance=provenance)
 
 
-def _lacking(model: Model) -> list[str]:
-    released = ("vqa", "choice", "grounding", "token_score")  # of both releases
-    has_tasks = set(heads_of(model)) & set(released)
-    return [head for head in released if has_tasks and head not in heads_of(model)]
+def _outcome(
+    form: str, output: Path, model: Model, vocab: str, contract: FeatureContract | None, num_left: int
+) -> tuple[str, dict[str, str]]:
+    """What was written and for whom; what went with the parameters, what did not, and what is missing, by label."""
+    has = {"vocabulary": bool(vocab), "feature contract": contract is not None}
+    if form == "vilbert_jax":
+        flags = {"vocabulary": "--vocab", "feature contract": "--features"}
+        lacks = ", ".join(f"{name} ({flags[name]})" for name in has if not has[name])
+        return f"{output}, for vj.load_pretrained and config.init_from", {"vocabulary": vocab, "saved without": lacks}
+    if form == "bert":
+        left = f"{num_left} tensors outside the text stream" if num_left else ""
+        return f"{output}, for transformers", {"vocabulary": vocab, "left out": left}
+    heads, tasks = heads_of(model), ("vqa", "choice", "grounding", "token_score")  # of both releases' task models
+    lacks = ", ".join(head for head in tasks if head not in heads) if set(heads) & set(tasks) else ""
+    return f"{output} and {output.with_suffix('.json').name}, for the released PyTorch code", {
+        "left out": ", ".join(name for name in has if has[name]),
+        "lacks heads": lacks and f"{lacks} (the released task model has them: strict loading fails)",
+    }
 
 
 def _verify(
-    request: Request, source: Source, in_text: Mapping[str, np.ndarray], mark: str, say: Callable[[str], None]
+    request: Request,
+    source: Source,
+    config: ViLBERTConfig,
+    compared: Mapping[str, np.ndarray],
+    mark: str,
+    say: Callable[[str], None],
 ) -> int:
     again = open_source(request.output)
     found = again.read({path: np.empty(shape, np.float32) for path, shape in again.shapes.items()})
     same = fingerprint(found) == mark
-    say(f"read back: {len(found)} parameters, {'identical' if same else 'DIFFERENT'}")
-    if source.text_only:
-        for name, difference in compare_with_transformers(source.files[0].parent, source.config, in_text).items():
-            say(f"transformers' own forward pass, {name}: largest difference {difference:.1e}")
-            same = same and difference <= _SAME
-    else:
-        say("torch ships no ViLBERT to run beside it; that the model is the released one, tests/parity shows")
+    say(f"  {'read again':15}{len(found)} tensors, {'identical' if same else 'DIFFERENT'}")
+    if not compared:
+        say(f"  {'torch':15}has no ViLBERT to run; tests/parity compares this model with the released one")
+        return 0 if same else 1
+    (file,) = source.files if source.text_only else again.files
+    for name, difference in compare_with_transformers(file, config, compared).items():
+        say(f"  {'transformers':15}{name} of {file}: largest difference {difference:.1e}")
+        same = same and difference <= _SAME
     return 0 if same else 1
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+    return names[0] + (", …" if len(names) > 1 else "")

@@ -16,7 +16,7 @@ from vilbert_jax.checkpoints.tensor_files import write_safetensors, write_torch
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.text import Tokenizer
 from vilbert_jax.errors import InputError
-from vilbert_jax.released_config import to_released
+from vilbert_jax.released_config import from_released, to_released
 
 _WRITERS = {".safetensors": write_safetensors, ".bin": write_torch}
 
@@ -31,13 +31,19 @@ def export_released(path: Path, config: ViLBERTConfig, heads: tuple[str, ...], p
         params: by path; emptied on the way, so that a large model is not in memory twice.
 
     Raises:
-        InputError: the file exists, or its ending is another one.
+        InputError: the file exists, its ending is another one, or no released config describes the model.
         OSError: it cannot be written; then nothing is there.
     """
     if path.suffix not in _WRITERS:
         raise InputError(f"{path}: a released file ends in {' or '.join(_WRITERS)}.")
     check_free(path)
-    beside, text = path.with_suffix(".json"), _json(to_released(config))
+    fields = to_released(config)
+    if from_released(fields).num_task_embeddings != config.num_task_embeddings:
+        raise InputError(
+            f"the model has {config.num_task_embeddings} task tokens, a released one has none or "
+            f"{from_released(fields).num_task_embeddings}: the released code could not load it."
+        )
+    beside, text = path.with_suffix(".json"), _json(fields)
     same_already = beside.is_file() and beside.read_text() == text  # the same model in the other format
     if not same_already:
         check_free(beside)

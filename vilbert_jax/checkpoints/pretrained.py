@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,9 @@ from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, init_params
 from vilbert_jax.paths import named_leaves
-from vilbert_jax.sharding import agreed, state_shardings
+from vilbert_jax.sharding import AXES, agreed, state_shardings
+
+_WRITE_BYTES = 256 << 20  # of copies that Orbax makes while it writes; without a limit, the model once more
 
 TASK_TOKENS = "task_tokens"
 CAN_BE_FRESH = (*HEADS, TASK_TOKENS)
@@ -93,9 +96,10 @@ def load_pretrained(
     """
     opened = open_source(source, config)
     config = config or opened.config
-    for head in set(opened.heads) & _ANSWER_FIELDS.keys() - set(fresh):
+    heads = default_heads(opened) if heads is None else tuple(heads)
+    for head in set(opened.heads) & set(heads) & _ANSWER_FIELDS.keys() - set(fresh):
         config = dataclasses.replace(config, **{name: getattr(opened.config, name) for name in _ANSWER_FIELDS[head]})
-    model = make_model(config, default_heads(opened) if heads is None else tuple(heads))
+    model = make_model(config, heads)
     plan = make_plan(opened, model, fresh)
     abstract = placed(abstract_params(model))
     params = opened.read({path: abstract[path] for path in plan.loaded}) | fresh_params(model, plan, abstract, seed)
@@ -174,8 +178,8 @@ def make_plan(source: Source, model: Model, fresh: Sequence[str] = ()) -> Plan:
     problems = []
     for path in wanted.keys() - started:
         if path not in source.shapes:
-            head = head_of(path)
-            hint = f" (name its head as fresh: {head})" if head else ""
+            part = TASK_TOKENS if "task_embeddings" in path else head_of(path)
+            hint = f" (to start it at random, name it as fresh: {part})" if part else ""
             problems.append(f"missing: {path} {[*wanted[path].shape]}{hint}")
         elif source.shapes[path] != wanted[path].shape:
             problems.append(f"misshaped: {path} is {[*source.shapes[path]]}, the model has {[*wanted[path].shape]}")
@@ -210,6 +214,11 @@ def placed(abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeD
     if mesh.empty:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = {path: device for path in abstract}
+    elif not set(AXES) <= set(mesh.axis_names):
+        raise InputError(
+            f"the active mesh has the axes {', '.join(map(str, mesh.axis_names))}; parameters are placed over "
+            f"{', '.join(AXES)}: make the mesh with vilbert_jax.sharding.make_mesh."
+        )
     else:
         shardings = named_leaves(state_shardings(traverse_util.unflatten_dict(dict(abstract), sep="/"), mesh))
     return {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings[p]) for p, a in abstract.items()}
@@ -238,7 +247,7 @@ def save_pretrained(
         InputError: the folder holds something, or the parameters, vocabulary or features do not belong to the model.
         OSError: the disk is full, or the folder cannot be written to.
     """
-    target = Path(path).absolute()
+    target = Path(path).expanduser().absolute()
     check_free(target)
     config = model.config
     expected, given = abstract_params(model), named_leaves(params)
@@ -258,37 +267,56 @@ def save_pretrained(
         "vocabulary": tokenizer.fingerprint if tokenizer else None,
     }
     saved_by = {"saved_by": f"vilbert-jax {importlib.metadata.version('vilbert-jax')}"}
-    part = target.with_name(f".{target.name}.part")
-    try:
-        if jax.process_index() == 0:
-            shutil.rmtree(part, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-        agreed(0)  # the other hosts wait for the folder to be free
-        state = {"params": dict(params)}
-        ocp.save_checkpointables(str(part), {STATE: state})
-        if jax.process_index() == 0:
-            write_contents(
-                part,
-                identity=identity,
-                provenance=json.loads(json.dumps({**(provenance or {}), **saved_by})),
-                shapes=shapes_of(state),
-                tokenizer_json=tokenizer.to_json() if tokenizer else None,
-            )
-            if target.is_dir():
-                target.rmdir()  # it is empty
-            part.rename(target)
-    except Exception as error:  # Orbax's storage reports a full disk in several ways
-        raise OSError(f"{target} could not be written ({type(error).__name__}: {str(error)[:300]})") from error
-    finally:
-        if jax.process_index() == 0:
-            shutil.rmtree(part, ignore_errors=True)
-    agreed(0)  # no host reads it before it is there
+    provenance = json.loads(json.dumps({**(provenance or {}), **saved_by}))  # what JSON cannot say shows here
+    _write_folder(
+        target,
+        {"params": dict(params)},
+        identity=identity,
+        provenance=provenance,
+        tokenizer_json=tokenizer.to_json() if tokenizer else None,
+    )
 
 
 def check_free(target: Path) -> None:
     """Raises InputError if something is at ``target`` already, other than an empty folder."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"{target} exists already; nothing was written. Give another path, or remove it first.")
+
+
+def _write_folder(target: Path, state: Mapping[str, Any], **contents: Any) -> None:
+    """Writes in a folder beside the target, where Orbax has its temporary folder too, and moves it when complete."""
+    part = target.with_name(f".{target.name}.part")
+    sizes = [leaf.nbytes for leaf in named_leaves(state).values()]
+    is_first = jax.process_index() == 0
+    try:
+        if is_first:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _check_space(part, sum(sizes))
+        agreed(0)  # the other hosts wait for the folder
+        context = ocp.Context()
+        context.memory.write_concurrent_bytes = max(_WRITE_BYTES, 2 * max(sizes))  # it has to admit the largest array
+        context.memory.deepcopy_host_arrays = False  # nothing changes them: this waits until all is written
+        with context:
+            ocp.save_checkpointables(str(part / target.name), {STATE: state})
+        if is_first:
+            write_contents(part / target.name, shapes=shapes_of(state), **contents)
+            if target.is_dir():
+                target.rmdir()  # it is empty
+            (part / target.name).rename(target)
+    except Exception as error:  # Orbax's storage reports in several ways that it cannot write
+        raise OSError(f"{target} could not be written ({type(error).__name__}: {str(error)[:300]})") from error
+    finally:
+        if is_first:
+            shutil.rmtree(part, ignore_errors=True)
+    agreed(0)  # no host reads it before it is there
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Reserves space and gives it back: on a full disk Orbax would log an error for every array that waits."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
 
 
 def check_vocabulary(config: ViLBERTConfig, tokenizer: Tokenizer | None) -> None:

@@ -36,6 +36,7 @@ from vilbert_jax.hub import hub_folder
 from vilbert_jax.paths import named_leaves
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a transformers folder, the preferred one first
+_FILE_ENDINGS = (".safetensors", ".bin", ".tar", ".pt", ".pth", ".json")  # no hub name ends like this
 _HUB_FILES = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
 _RELEASED_MARK, _BASELINE_MARK = "bert.v_embeddings.", "bert.image_embeddings."
 
@@ -105,7 +106,8 @@ def open_source(
     """
     path, origin = Path(source).expanduser(), str(source)
     if not path.exists():
-        if path.is_absolute() or origin.startswith((".", "~")) or origin.count("/") > 1 or path.suffix:
+        is_file = path.suffix in _FILE_ENDINGS
+        if is_file or path.is_absolute() or origin.startswith((".", "~")) or origin.count("/") > 1:
             raise InputError(f"there is nothing at {origin}: give a weights file, a checkpoint folder, or a hub name.")
         path = _from_hub(origin)
     if path.is_file():
@@ -124,11 +126,16 @@ def _from_hub(name: str) -> Path:
         folder = hub_folder(name, (*_HUB_FILES, weights), complete=has_weights, what="checkpoint")
         if has_weights(folder):
             return folder
-    raise InputError(f"{name} on the Hugging Face hub has no config.json with {' or '.join(_WEIGHTS)}: not a BERT.")
+    raise InputError(
+        f"{name} came from the Hugging Face hub or its cache without config.json with {' or '.join(_WEIGHTS)}: it is "
+        "no BERT, or could not be downloaded whole. Run once with network access, or give the path of a folder."
+    )
 
 
 def _open_checkpoint(path: Path, origin: str) -> Source:
     contents = read_contents(path)
+    if not {"model", "heads"} <= contents.identity.keys():
+        raise InputError(f"{origin} is a checkpoint of another model: it names no model config and heads.")
     prefix = "params/"
     shapes = {name.removeprefix(prefix): tuple(s[1:]) for name, s in contents.shapes.items() if name.startswith(prefix)}
 
@@ -153,13 +160,17 @@ def _open_checkpoint(path: Path, origin: str) -> Source:
 
 def _open_folder(path: Path, origin: str, model_config: Any) -> Source:
     config_file = path / "config.json"
-    weights = [path / name for name in _WEIGHTS if (path / name).is_file()]
-    weights += [file for ending in ("safetensors", "bin") for file in sorted(path.glob(f"*.{ending}"))]
+    usual = [path / name for name in _WEIGHTS if (path / name).is_file()][:1]
+    weights = usual or [file for ending in ("safetensors", "bin") for file in sorted(path.glob(f"*.{ending}"))]
     if not config_file.is_file() or not weights:
         raise InputError(
             f"the folder {origin} is neither a checkpoint of this project (no contents.json, no checkpoints/) nor a "
-            f"transformers folder (config.json with {' or '.join(_WEIGHTS)}). Sharded weights are not read: save them "
-            "in one file."
+            f"transformers folder (config.json with {' or '.join(_WEIGHTS)})."
+        )
+    if len(weights) > 1:
+        raise InputError(
+            f"the folder {origin} holds {len(weights)} weights files, {weights[0].name}, {weights[1].name}, …: name "
+            "one of them. Weights sharded over several files are not read: save them in one file."
         )
     fields = _json(config_file)
     if "v_hidden_size" in fields or "regions" in fields:
@@ -261,8 +272,10 @@ def _reader(tensors: Mapping[str, LazyTensor]) -> Callable[[Mapping[str, Any]], 
         parts: dict[str, np.ndarray] = {}  # copies on several devices of this host are read once
 
         def part(index: Index | None) -> np.ndarray:
-            # A copy of its own: JAX may use the memory it is given, and the file can change under a memory map.
-            return parts.setdefault(str(index), np.array(tensor.read(index or ()), wanted.dtype, order="C"))
+            if str(index) not in parts:
+                # A copy of its own: JAX may use the memory it is given, and the file can change under a memory map.
+                parts[str(index)] = np.array(tensor.read(index or ()), wanted.dtype, order="C")
+            return parts[str(index)]
 
         return jax.make_array_from_callback(wanted.shape, wanted.sharding, part)
 

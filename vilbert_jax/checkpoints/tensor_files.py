@@ -6,11 +6,12 @@ What a file is, its first bytes say, not its name. PyTorch files are pickles; th
 
 import os
 import pickle
-import struct
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401  (numpy learns from it what bfloat16 is)
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -23,6 +24,10 @@ TORCH_MISSING = (
     "{what} needs torch, which is not installed. Install its CPU build (pip install torch --index-url "
     "https://download.pytorch.org/whl/cpu), or use a .safetensors file, which needs nothing else."
 )
+
+# Of the loaders called weights_only, the first without a known way to run code (CVE-2025-32434 below 2.6,
+# CVE-2026-24747 below 2.10).
+_SAFE_TORCH = (2, 10)
 
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # a zip archive; a bare pickle, as torch wrote before 1.6
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -48,8 +53,8 @@ class LazyTensor(NamedTuple):
 
     @property
     def is_float(self) -> bool:
-        """Whether it can be a parameter."""
-        return "float" in self.dtype
+        """Whether it can be a parameter; eight-bit floats, which go with scales of their own, cannot."""
+        return self.dtype in _SAFETENSORS_DTYPES.values()
 
 
 class TensorFile(NamedTuple):
@@ -67,8 +72,8 @@ def open_tensors(path: Path) -> TensorFile:
             under ``model_state_dict``, ``state_dict`` or ``model``.
 
     Raises:
-        InputError: absent, truncated, of another format, or a pickle with more than tensors and plain containers in
-            it; or torch is needed and not installed.
+        InputError: absent, damaged, of another format, or a pickle with more than tensors and plain containers in it;
+            or torch is needed, and not installed or too old to be safe.
     """
     try:
         with path.open("rb") as file:
@@ -83,9 +88,10 @@ def open_tensors(path: Path) -> TensorFile:
         raise InputError(
             f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository, or download the file."
         )
+    found = f"starts with {start[:16]!r}" if start else "is empty"
     raise InputError(
-        f"{path} is neither a safetensors nor a PyTorch file: it starts with {start[:16]!r}. If it was downloaded, "
-        "the download failed or gave a web page; get it again."
+        f"{path} is neither a safetensors nor a PyTorch file: it {found}. If it was downloaded, the download failed or "
+        "gave a web page; get it again."
     )
 
 
@@ -114,7 +120,8 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         OSError: the disk is full, or the folder cannot be written to.
     """
     torch = _torch(f"writing {path.name}")
-    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    # torch warns of arrays that cannot be written to, such as those that come from JAX
+    state = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in tensors.items()}
     _write(path, lambda part: torch.save(state, part, _use_new_zipfile_serialization=False))
 
 
@@ -152,6 +159,12 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 def _open_torch(path: Path) -> TensorFile:
     torch = _torch(f"reading {path}, a PyTorch file,")
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
+        wanted = ".".join(map(str, _SAFE_TORCH))
+        raise InputError(
+            f"{path}, a PyTorch file, is not read by torch {torch.__version__}, in whose loader a crafted file can run "
+            f"code: install torch {wanted} or newer, or use a .safetensors file."
+        )
     with path.open("rb") as file:
         is_zip = file.read(4) == _TORCH_STARTS[0]
     stand_ins = [(type("Ignored", (_Ignored,), {}), name) for name in _HARMLESS]
@@ -159,13 +172,13 @@ def _open_torch(path: Path) -> TensorFile:
         with torch.serialization.safe_globals(stand_ins):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        asked = re.search(r"GLOBAL (\S+)", str(error))
         raise InputError(
             f"{path} is refused: it is damaged, or a pickle with more than tensors in it, and unpickling that could "
-            f"run code ({reason.strip() or 'not a state dict'}). Where it can be trusted, load it there with torch and "
-            "save the state dict alone, best as .safetensors."
+            f"run code{f' (it asks for {asked[1]})' if asked else ''}. Where it can be trusted, load it there with "
+            "torch and save the state dict alone, best as .safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError, IndexError, KeyError, struct.error, OSError) as error:
+    except Exception as error:  # damaged bytes lead the loader into errors of any kind
         raise InputError(
             f"{path} is a damaged or truncated PyTorch file ({type(error).__name__}: {str(error)[:120]}). Get it again."
         ) from error
@@ -179,10 +192,12 @@ def _state_dict(path: Path, loaded: Any, torch: Any) -> TensorFile:
         key = next((key for key in _STATE_KEYS if isinstance(loaded.get(key), Mapping)), None)
         if key is not None:
             left_out, loaded = tuple(sorted(str(name) for name in loaded if name != key)), loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    entries = loaded.items() if isinstance(loaded, Mapping) else ()
+    others = [f"{name!r} is a {type(value).__name__}" for name, value in entries if not isinstance(value, torch.Tensor)]
+    if others or not entries:
         raise InputError(
             f"{path} holds no state dict: expected tensors by name, or a dict with one under {', '.join(_STATE_KEYS)}; "
-            f"found {type(loaded).__name__}."
+            f"found a {type(loaded).__name__}{f' in which {others[0]}' if others else ''}."
         )
 
     def lazy(tensor: Any) -> LazyTensor:
@@ -192,7 +207,7 @@ def _state_dict(path: Path, loaded: Any, torch: Any) -> TensorFile:
 
         return LazyTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), read)
 
-    return TensorFile({str(name): lazy(tensor) for name, tensor in loaded.items()}, left_out)
+    return TensorFile({str(name): lazy(tensor) for name, tensor in entries}, left_out)
 
 
 def _torch(what: str) -> Any:

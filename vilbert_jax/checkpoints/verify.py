@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vilbert_jax.checkpoints.conversion import abstract_params
+from vilbert_jax.checkpoints.conversion import abstract_params, normalised
+from vilbert_jax.checkpoints.hf_bert import with_prefix
+from vilbert_jax.checkpoints.tensor_files import open_tensors
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import Inputs, ViLBERTForTasks
@@ -22,34 +24,38 @@ from vilbert_jax.model import Inputs, ViLBERTForTasks
 _ROWS, _LENGTH = 3, 24
 
 
-def compare_with_transformers(folder: Path, config: ViLBERTConfig, params: Mapping[str, Any]) -> dict[str, float]:
-    """Runs a BERT of the transformers library and our text stream, without co-attention, on the same random words.
-
-    Args:
-        folder: of the BERT.
-        config: of the model that it was converted to.
-        params: its parameters by path; without the masked-word head's if the BERT has none.
-
-    Returns:
-        Largest absolute difference by name: ``hidden states`` (embeddings and every layer), and ``word logits`` where
-        the BERT has the head. Padded positions are not compared.
-
-    Raises:
-        InputError: torch or transformers is not installed.
-    """
+def require_transformers() -> None:
+    """Raises InputError if torch or transformers is not installed."""
     try:
-        import torch
-        import transformers
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
     except ImportError as error:
         raise InputError(
             "comparing with torch's forward pass needs torch and transformers: pip install transformers, and torch "
             "with --index-url https://download.pytorch.org/whl/cpu; or leave --verify out."
         ) from error
+
+
+def compare_with_transformers(file: Path, config: ViLBERTConfig, params: Mapping[str, Any]) -> dict[str, float]:
+    """Runs a BERT of the transformers library and our text stream, without co-attention, on the same random words.
+
+    Args:
+        file: weights of the BERT; its config.json is beside it.
+        config: of the model that it was converted to.
+        params: its parameters by path; without the masked-word head's if that is not to be compared.
+
+    Returns:
+        Largest absolute difference by name: ``hidden states`` (embeddings and every layer), and ``word logits`` with
+        the head. Padded positions are not compared.
+
+    Raises:
+        InputError: torch or transformers is not installed.
+    """
+    require_transformers()
+    import torch
+
     with_head = "token_head/bias" in params
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    kind = transformers.BertForMaskedLM if with_head else transformers.BertModel
-    theirs = kind.from_pretrained(folder).eval()
+    theirs = _theirs(file, with_head=with_head)
     token_ids, mask = _random_words(config)
     with torch.no_grad():
         expected = theirs(
@@ -67,6 +73,23 @@ def compare_with_transformers(folder: Path, config: ViLBERTConfig, params: Mappi
     if with_head:
         differences["word logits"] = _difference(logits, expected.logits.numpy(), mask)
     return differences
+
+
+def _theirs(file: Path, *, with_head: bool) -> Any:
+    """The BERT in float32. ``from_pretrained`` would take the file it prefers, and knows no ``module.`` in names."""
+    import torch
+    import transformers
+
+    config = transformers.BertConfig.from_pretrained(file.parent)
+    tensors = with_prefix(normalised(open_tensors(file).tensors))
+    state = {name: torch.from_numpy(np.array(tensor.read(()), np.float32)) for name, tensor in tensors.items()}
+    if with_head:
+        bert = transformers.BertForMaskedLM(config)
+    else:
+        bert = transformers.BertModel(config, add_pooling_layer=False)
+        state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+    bert.load_state_dict(state, strict=False)  # what is missing stays random, and shows as a difference
+    return bert.eval()
 
 
 def _ours(
