@@ -23,7 +23,7 @@ from vilbert_jax.checkpoints.pretrained import (
     summary,
 )
 from vilbert_jax.checkpoints.sources import Source, open_source
-from vilbert_jax.checkpoints.verify import compare_with_transformers, require_transformers
+from vilbert_jax.checkpoints.verify import compare_with_transformers, torch_and_transformers
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.region_store import FeatureContract, RegionStore
 from vilbert_jax.data.text import Tokenizer, load_tokenizer
@@ -67,7 +67,7 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     config = _config(request, source)
     in_torch = source.text_only or form == "bert"  # where torch has the model as well
     if request.verify and in_torch:
-        require_transformers()
+        torch_and_transformers()
     say(describe(source if config is source.config else dataclasses.replace(source, assumed=())))
     model = make_model(config, default_heads(source))
     plan = make_plan(source, model, [name for name in request.fresh.split(",") if name])

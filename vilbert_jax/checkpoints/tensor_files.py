@@ -4,6 +4,7 @@ What a file is, its first bytes say, not its name. PyTorch files are pickles; th
 ``weights_only`` loader alone, which builds tensors and plain containers and refuses everything else.
 """
 
+import importlib
 import os
 import pickle
 import re
@@ -212,10 +213,9 @@ def _state_dict(path: Path, loaded: Any, torch: Any) -> TensorFile:
 
 def _torch(what: str) -> Any:
     try:
-        import torch
+        return importlib.import_module("torch")
     except ImportError as error:
         raise InputError(TORCH_MISSING.format(what=what)) from error
-    return torch
 
 
 class _Ignored:

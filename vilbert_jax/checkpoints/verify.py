@@ -5,6 +5,7 @@ Needs torch and transformers, which nothing else here does.
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,10 @@ from vilbert_jax.model import Inputs, ViLBERTForTasks
 _ROWS, _LENGTH = 3, 24
 
 
-def require_transformers() -> None:
-    """Raises InputError if torch or transformers is not installed."""
+def torch_and_transformers() -> tuple[Any, Any]:
+    """The two modules; raises InputError if one is not installed."""
     try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
+        return importlib.import_module("torch"), importlib.import_module("transformers")
     except ImportError as error:
         raise InputError(
             "comparing with torch's forward pass needs torch and transformers: pip install transformers, and torch "
@@ -51,9 +51,7 @@ def compare_with_transformers(file: Path, config: ViLBERTConfig, params: Mapping
     Raises:
         InputError: torch or transformers is not installed.
     """
-    require_transformers()
-    import torch
-
+    torch, _ = torch_and_transformers()
     with_head = "token_head/bias" in params
     theirs = _theirs(file, with_head=with_head)
     token_ids, mask = _random_words(config)
@@ -77,9 +75,7 @@ def compare_with_transformers(file: Path, config: ViLBERTConfig, params: Mapping
 
 def _theirs(file: Path, *, with_head: bool) -> Any:
     """The BERT in float32. ``from_pretrained`` would take the file it prefers, and knows no ``module.`` in names."""
-    import torch
-    import transformers
-
+    torch, transformers = torch_and_transformers()
     config = transformers.BertConfig.from_pretrained(file.parent)
     tensors = with_prefix(normalised(open_tensors(file).tensors))
     state = {name: torch.from_numpy(np.array(tensor.read(()), np.float32)) for name, tensor in tensors.items()}
