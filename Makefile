@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types bench torch clean
+.PHONY: demo test check lint types bench torch test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
@@ -24,6 +24,9 @@ types: $(VENV)/.dev
 torch: $(VENV)/.dev  ## adds torch to the environment: `make test` then compares with it too
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-torch.txt
 
+test-beam: $(VENV)/beam/.dev  ## data sets built on Apache Beam, in an environment of their own: it holds packages at older versions
+	$(VENV)/beam/bin/python -m pytest -n auto tests/builders/test_beam.py
+
 bench: $(VENV)/.runtime  ## timings of benchmarks/README.md, on this machine
 	$(BIN)/python benchmarks/train_step.py
 
@@ -35,10 +38,17 @@ $(BIN)/python:
 	    "Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/beam/.dev: $(BIN)/python pyproject.toml requirements.txt requirements-dev.txt requirements-import.txt requirements-beam.txt
+	$(PYTHON) -m venv $(VENV)/beam
+	$(VENV)/beam/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+	    --requirement requirements-dev.txt --requirement requirements-import.txt --requirement requirements-beam.txt
+	touch $@
+
 $(VENV)/.runtime: $(BIN)/python pyproject.toml requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-import.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --requirement requirements-dev.txt --requirement requirements-import.txt
 	touch $@

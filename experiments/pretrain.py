@@ -1,7 +1,7 @@
 """Pre-trains ViLBERT: python experiments/pretrain.py --config=configs/tiny.py [--config.KEY=VALUE ...] [--workdir=DIR].
 
 Starting again with the same workdir resumes. At the end the workdir holds report.png, examples.png, metrics.jsonl,
-tensorboard/ and checkpoints/.
+tensorboard/ and checkpoints/; coverage.json says from the start which pairs have regions and are used.
 """
 
 import functools
@@ -14,12 +14,12 @@ import vilbert_jax as vj
 from tfds_builders import embedded, scenes
 from vilbert_jax import cli
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init
-from vilbert_jax.data import PretrainingDataConfig, make_dataset
+from vilbert_jax.data import PretrainingDataConfig, make_dataset, pictures_in
 from vilbert_jax.data.annotations import data_folder
 from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
-from vilbert_jax.tasks.pretraining_examples import draw_examples, pictures_in
+from vilbert_jax.tasks.pretraining_examples import draw_examples
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
 from vilbert_jax.training.loop import Evaluation, TrainingConfig, train
 from vilbert_jax.training.optimizer import OptimizerConfig
@@ -38,7 +38,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         [name for name in (config.annotations, config.regions) if name.startswith("scenes/")],
         data_folder(config.data_dir),
     )
-    placement = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    placement = dict(host_index=jax.process_index(), host_count=jax.process_count())
     training_data = make_dataset(data_config, "train", **placement)
     held_out = make_dataset(data_config, config.eval_split, **placement)
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
@@ -60,6 +60,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         identity=pretraining.identity(model_config, source, config.init_from),
         initial_params=prepare_init(init_config, model, workdir, tokenizer=source.tokenizer, contract=source.contract),
         tokenizer_json=source.tokenizer.to_json(),
+        notes=pretraining.report_coverage({"train": source, config.eval_split: held_out.source}),
         optimizer=optimizer,
         mesh=mesh,
     )
@@ -68,7 +69,8 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     elif jax.process_index() == 0:
         write_report(workdir / METRICS_FILE, workdir / "report.png")
         draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
-        majority = pretraining.majority_region_class(held_out.iterate(), config.masked_losses_on)
+        num_classes = model_config.region_target_dim
+        majority = pretraining.majority_region_class(held_out.iterate(), config.masked_losses_on, num_classes)
         seeing, blind = (last_metrics(workdir / METRICS_FILE, f"eval/{name}/") for name in ("validation", "blind"))
         print(pretraining.summary(seeing, blind, majority))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")

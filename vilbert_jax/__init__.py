@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from vilbert_jax import data, losses, metrics
     from vilbert_jax.checkpoints.pretrained import load_pretrained, save_pretrained
     from vilbert_jax.config import StreamConfig, ViLBERTConfig
-    from vilbert_jax.data.region_store import FeatureContract, RegionRecord, RegionStore
+    from vilbert_jax.data.feature_contract import FeatureContract
+    from vilbert_jax.data.region_codec import RegionRecord
+    from vilbert_jax.data.region_store import RegionStore
     from vilbert_jax.errors import InputError
     from vilbert_jax.model import Encoded, Inputs, PretrainingOutput, TaskOutput, ViLBERTForPretraining, ViLBERTForTasks
 
@@ -25,8 +27,8 @@ _HOMES = {
     "TaskOutput": "model",
     "ViLBERTForPretraining": "model",
     "ViLBERTForTasks": "model",
-    "FeatureContract": "data.region_store",
-    "RegionRecord": "data.region_store",
+    "FeatureContract": "data.feature_contract",
+    "RegionRecord": "data.region_codec",
     "RegionStore": "data.region_store",
     "load_pretrained": "checkpoints.pretrained",
     "save_pretrained": "checkpoints.pretrained",

@@ -70,8 +70,8 @@ def few(monkeypatch):
         assert seconds > 0
         built.append(list(names))
         for name in names:
-            (folder / name / "1.0.0").mkdir(parents=True)
-            (folder / name / "1.0.0" / "dataset_info.json").write_text("{}")
+            (folder / name / str(scenes.Builder.VERSION)).mkdir(parents=True)
+            (folder / name / str(scenes.Builder.VERSION) / "dataset_info.json").write_text("{}")
 
     monkeypatch.setattr(embedded, "_build", pretend)
     return built
@@ -106,7 +106,7 @@ def test_two_processes_that_ask_at_once_build_once(tmp_path):
         "def pretend(names, folder, seconds):\n"
         "    print('built', flush=True)\n"
         "    time.sleep(0.5)\n"
-        "    made = folder / names[0] / '1.0.0'\n"
+        f"    made = folder / names[0] / '{scenes.Builder.VERSION}'\n"
         "    made.mkdir(parents=True)\n"
         "    (made / 'dataset_info.json').write_text('{}')\n"
         "embedded._build = pretend\n"
@@ -119,4 +119,3 @@ def test_two_processes_that_ask_at_once_build_once(tmp_path):
     said = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert "".join(said) == "built\n"
-    assert scenes.Builder.VERSION == "1.0.0"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tfds_builders import scenes, testing
 from tfds_builders.scenes import annotations, rendering, scenes_dataset_builder, world
+from vilbert_jax.data.annotations import row_image_ids
 from vilbert_jax.data.region_store import RegionStore
 
 COUNTS = {"train": 40, "validation": 6, "test": 5}
@@ -115,6 +116,9 @@ def test_region_store_holds_every_picture_of_every_annotation(tmp_path):
     assert stored.info.metadata["content_words"]["relation"] == list(scenes.CONTENT_WORDS["relation"])
     for split in COUNTS:
         rows = stored.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+        beside = row_image_ids(rows)
+        assert isinstance(beside, np.memmap)  # no record is read to know the images of all rows
+        assert beside.tolist() == [rows[k]["image_id"] for k in range(len(rows))]
         for k in range(len(rows)):
             record = store[rows[k]["image_id"].decode()]
             assert (record.width, record.height) == (world.WIDTH, world.HEIGHT)

@@ -30,7 +30,7 @@ from vilbert_jax.checkpoints.exporting import export_bert
 from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, read_contents
 from vilbert_jax.checkpoints.released import released_table
 from vilbert_jax.checkpoints.sources import open_source
-from vilbert_jax.data.region_store import FeatureContract
+from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.text import load_tokenizer
 from vilbert_jax.model import init_params
 from vilbert_jax.paths import named_leaves
@@ -404,7 +404,8 @@ def run_folder(tmp_path_factory):
     """The work directory of a pre-training run, as the loop leaves it: two checkpoints with the optimizer's moments."""
     folder = tmp_path_factory.mktemp("run")
     tokenizer = load_tokenizer(write_vocabulary(folder / "vocab.txt", CONFIG.vocab_size))
-    identity = pretraining.identity(CONFIG, types.SimpleNamespace(contract=CONTRACT, tokenizer=tokenizer))
+    source = types.SimpleNamespace(coverage=None, contract=CONTRACT, tokenizer=tokenizer)
+    identity = pretraining.identity(CONFIG, source)
     places = {"keep": 2, "identity": identity, "tokenizer_json": tokenizer.to_json()}
     with Checkpoints(folder / RUN_CHECKPOINTS, **places) as checkpoints:
         checkpoints.provenance = {"init_from": {"source": "somewhere"}}

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from vilbert_jax.data.masking import RegionMaskingRecipe, hide_regions, mask_regions, mask_tokens
+from vilbert_jax.data.masking import RegionMaskingRecipe, mask_regions, mask_tokens
 from vilbert_jax.data.transforms import region_row, relative_boxes
 from vilbert_jax.metrics import box_iou
+from vilbert_jax.tasks.regions import visible_features
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "golden" / "data"
 CLS, SEP, MASK = 1, 2, 3
@@ -33,6 +34,17 @@ class Draws:
         return ids
 
 
+def as_row(features, masked, locations=None):
+    count = len(features)
+    scales, locations = np.ones(count, np.float32), np.zeros((count, 5)) if locations is None else locations
+    return region_row(features, scales, locations, masked.hidden, masked.num_pooled, num_slots=count + 1)
+
+
+def visible(row):
+    """What the model sees of one row of regions, the global one first."""
+    return np.asarray(visible_features({name: values[None] for name, values in row._asdict().items()}))[0]
+
+
 def replay(golden, *, mismatch_above, lookup, recipe):
     """The pre-training inputs of the golden's six records, from its draws in their recorded order."""
     draws, records = Draws(golden), []
@@ -47,9 +59,8 @@ def replay(golden, *, mismatch_above, lookup, recipe):
         text = mask_tokens(pieces, token_draws, draws.random_ids(token_draws, lookup), mask_id=MASK)
         boxes, (width, height) = golden[f"raw{b}_boxes"], golden[f"raw{b}_wh"]
         masked = mask_regions(boxes, draws.next_uniform(36), recipe=recipe)
-        regions = region_row(
-            *hide_regions(golden[f"raw{b}_feat"], masked), relative_boxes(boxes, width, height), num_slots=37
-        )
+        locations = relative_boxes(boxes, width, height)
+        regions = as_row(golden[f"raw{b}_feat"], masked, locations)
         row = np.zeros((3, 12), np.int64)
         row[2] = -1
         row[0, : len(pieces) + 2] = [CLS, *text.token_ids, SEP]
@@ -77,7 +88,7 @@ def test_released_recipes_replay_the_recorded_draws(name, mismatch_above, lookup
             np.testing.assert_array_equal(values, golden[field][b], err_msg=field)
         np.testing.assert_array_equal(np.where(masked.selected, 1, -1), golden["image_label"][b])
         np.testing.assert_array_equal(regions.region_mask, golden["image_mask"][b])
-        np.testing.assert_allclose(regions.region_features, golden["image_feat"][b], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(visible(regions), golden["image_feat"][b], rtol=0, atol=1e-6)
         np.testing.assert_allclose(regions.region_boxes, golden["image_loc"][b], rtol=0, atol=1e-6)
         if recipe == "released_multitask":
             assert masked.num_pooled == max(1, (~golden["masked_label"][b]).sum())
@@ -195,11 +206,10 @@ def test_global_feature_of_each_recipe():
         "released_multitask": (4 + 8) / 1,
     }
     for recipe, value in expected.items():
-        global_feature, visible = hide_regions(features, mask_regions(boxes, draws, recipe=recipe))
-        np.testing.assert_allclose(global_feature, [value], rtol=1e-6)
-        assert visible[:, 0].tolist() == ([0, 0, 8] if recipe == "hide_overlaps" else [0, 4, 8])
-        assert visible.dtype == global_feature.dtype == np.float32
-    assert features[:, 0].tolist() == [2, 4, 8]
+        seen = visible(as_row(features, mask_regions(boxes, draws, recipe=recipe)))
+        np.testing.assert_allclose(seen[0], [value], rtol=1e-6)
+        assert seen[1:, 0].tolist() == ([0, 0, 8] if recipe == "hide_overlaps" else [0, 4, 8])
+        assert seen.dtype == np.float32
 
 
 @pytest.mark.parametrize("recipe", ["hide_overlaps", "released", "released_multitask"])
@@ -207,7 +217,5 @@ def test_global_feature_of_each_recipe():
 def test_any_number_of_boxes_even_with_all_hidden(recipe, count):
     boxes = cluttered_boxes(np.random.default_rng(3), count)
     masked = mask_regions(boxes, np.zeros(count), recipe=recipe)
-    global_feature, visible = hide_regions(np.ones((count, 4), np.float32), masked)
     assert masked.num_pooled >= 1
-    assert not visible.any()
-    assert not global_feature.any()
+    assert not visible(as_row(np.ones((count, 4), np.float32), masked)).any()

@@ -11,11 +11,13 @@ from etils import epath
 
 from tfds_builders.region_store_builder import RegionStoreBuilder
 from vilbert_jax.data import PretrainingDataConfig, RegionRecord, load_tokenizer, make_dataset
+from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.masking import mask_regions
 from vilbert_jax.data.pipeline import Dataset
 from vilbert_jax.data.pretraining import PretrainingSource, nce_negatives
-from vilbert_jax.data.region_store import FeatureContract
+from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.errors import InputError
+from vilbert_jax.tasks import regions
 
 WORDS = ["a", "red", "blue", "circle", "square", "is", "left", "of", "the", *(f"n{i}" for i in range(40))]
 T, R, F, C, M = 10, 4, 6, 5, 3
@@ -44,6 +46,17 @@ class Store(dict):
     def __init__(self, with_classes=True):
         super().__init__({f"image{i}": record(i, i % 6 + 1, with_classes) for i in range(NUM_IMAGES)})
         self.contract = contract(C if with_classes else 0)
+
+    def stored(self, image_id):
+        """Without loss."""
+        image_id, width, height, boxes, features, class_probs = self[image_id]
+        scales = np.ones(len(boxes), np.float32)
+        return StoredRegions(image_id, width, height, boxes, features, scales, None, class_probs)
+
+
+def seen(example):
+    """The features that the model sees, the global one first."""
+    return np.asarray(regions.visible_features({name: values[None] for name, values in example.items()}))[0]
 
 
 def pairs(count=2 * NUM_IMAGES):
@@ -86,9 +99,10 @@ def test_batch_has_the_agreed_fields(config):
     batch = dataset(config)[0]
     expected = {
         "token_ids": ((8, T), np.int32), "token_types": ((8, T), np.int32), "text_mask": ((8, T), bool),
-        "region_features": ((8, R + 1, F), np.float32), "region_boxes": ((8, R + 1, 5), np.float32),
+        "stored_features": ((8, R, F), np.float32), "feature_scales": ((8, R), np.float32),
+        "region_visible": ((8, R), bool), "num_pooled": ((8,), np.int32), "region_boxes": ((8, R + 1, 5), np.float32),
         "region_mask": ((8, R + 1), bool), "masked_positions": ((8, M), np.int32), "token_labels": ((8, M), np.int32),
-        "token_label_mask": ((8, M), bool), "region_targets": ((8, R, C), np.float32),
+        "token_label_mask": ((8, M), bool), "target_probs": ((8, R, C), np.float32),
         "region_label_mask": ((8, R), bool), "alignment_labels": ((8,), np.int32), "example_mask": ((8,), bool),
         "example_index": ((8,), np.int32),
     }  # fmt: skip
@@ -129,16 +143,17 @@ def test_regions_are_cut_padded_and_their_targets_are_those_before_masking(confi
         image = store[f"image{index // 2}"]
         kept = min(len(image.boxes), R)
         assert example["region_mask"].tolist() == [True] * (kept + 1) + [False] * (R - kept)
-        np.testing.assert_array_equal(example["region_targets"][:kept], image.class_probs[:kept])
-        features = example["region_features"]
+        np.testing.assert_array_equal(example["target_probs"][:kept], image.class_probs[:kept])
+        features = seen(example)
         hidden = ~features[1 : kept + 1].any(axis=1)
         np.testing.assert_array_equal(features[1 : kept + 1][~hidden], image.features[:kept][~hidden])
         visible = features[1 : kept + 1][~hidden]
         np.testing.assert_allclose(features[0], visible.mean(axis=0) if len(visible) else 0, atol=1e-6)
         np.testing.assert_allclose(example["region_boxes"][1 : kept + 1, 0] * 120, image.boxes[:kept, 0], rtol=1e-5)
-        for name in ("region_features", "region_boxes"):
-            assert not example[name][kept + 1 :].any()
-        assert not example["region_targets"][kept:].any()
+        np.testing.assert_array_equal(hidden, ~example["region_visible"][:kept])
+        for values in (features, example["region_boxes"]):
+            assert not values[kept + 1 :].any()
+        assert not example["target_probs"][kept:].any()
         assert not example["region_label_mask"][kept:].any()
 
 
@@ -167,7 +182,7 @@ def test_recipe_and_rates_reach_the_masking(config):
         kept = min(len(image.boxes), R)
         masked = mask_regions(image.boxes[:kept], rng.random(kept), recipe="released", rate=1.0)
         expected = (image.features[:kept] * ~masked.hidden[:, None]).sum(axis=0) / kept
-        np.testing.assert_allclose(example["region_features"][0], expected, rtol=1e-6)
+        np.testing.assert_allclose(seen(example)[0], expected, rtol=1e-6)
 
 
 def test_mismatched_captions_come_uniformly_from_other_images(config):
@@ -213,7 +228,7 @@ def test_feature_targets_are_the_unmasked_features(config):
     for index, example in examples(config, 20, store=store):
         image = store[f"image{index // 2}"]
         kept = min(len(image.boxes), R)
-        np.testing.assert_array_equal(example["region_targets"][:kept], image.features[:kept])
+        np.testing.assert_array_equal(regions.decoded_features(example)[:kept], image.features[:kept])
 
 
 def test_store_without_class_probabilities_is_refused_for_that_target(config):
@@ -395,6 +410,6 @@ def test_a_probe_hides_one_content_word_of_the_true_pair_and_no_region(config):
     assert fields["token_labels"][0] == red
     assert fields["token_label_mask"].sum() == 1
     assert not fields["region_label_mask"].any()
-    np.testing.assert_array_equal(fields["region_features"][1:4], probe.record.features)
+    np.testing.assert_array_equal(seen(fields)[1:4], probe.record.features)
     again = opened.probe(5).fields
     assert all(np.array_equal(fields[name], again[name]) for name in fields)

@@ -9,9 +9,10 @@ from test_pretraining_data import WORDS, Store, pairs
 
 import vilbert_jax as vj
 from vilbert_jax.data import PretrainingDataConfig, load_tokenizer
+from vilbert_jax.data.pictures import pictures_in
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.model import init_params
-from vilbert_jax.tasks.pretraining_examples import NUM_GUESSES, draw_examples, guess_words, pictures_in
+from vilbert_jax.tasks.pretraining_examples import NUM_GUESSES, draw_examples, guess_words
 
 
 @pytest.fixture(scope="module")

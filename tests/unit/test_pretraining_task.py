@@ -63,9 +63,9 @@ def test_accuracies_by_hand():
     predicted, labels = batch["token_label_mask"], batch["token_labels"]
     assert mean(metrics["token_accuracy"]) == pytest.approx((labels[predicted] == 7).mean())
     assert mean(metrics["alignment_accuracy"]) == pytest.approx(batch["alignment_labels"].mean())
-    hidden = batch["region_label_mask"] & ~batch["region_features"][:, 1:].any(-1)
+    hidden = batch["region_label_mask"] & ~batch["region_visible"]
     assert 0 < hidden.sum() < batch["region_label_mask"].sum()
-    classes = batch["region_targets"].argmax(-1)
+    classes = batch["target_probs"].argmax(-1)
     assert mean(metrics["region_accuracy"]) == pytest.approx((classes[hidden] == 3).mean())
     assert metrics["region_accuracy"].weight == hidden.sum()
     matching = predicted & (batch["alignment_labels"] == 0)[:, None]
@@ -78,8 +78,7 @@ def test_accuracies_by_hand():
 
 def test_without_picture_nothing_of_the_regions_gets_through():
     batch = tiny.make_batch()
-    changed = np.where(batch["region_features"] == 0, 0, batch["region_features"] + 1)  # what is hidden stays hidden
-    other = {**batch, "region_features": changed, "region_boxes": batch["region_boxes"] * 0.5}
+    other = {**batch, "stored_features": batch["stored_features"] + 1, "region_boxes": batch["region_boxes"] * 0.5}
     metric_fn = pretraining.make_metric_fn(MODEL, "all", GROUPS)
     blind = pretraining.without_picture(metric_fn)
     assert means(metric_fn, batch) != means(metric_fn, other)
@@ -90,14 +89,14 @@ def test_without_picture_nothing_of_the_regions_gets_through():
 
 def test_majority_class_is_counted_over_hidden_regions():
     batch = tiny.make_batch()
-    hidden = batch["region_label_mask"] & ~batch["region_features"][:, 1:].any(-1)
-    counts = np.bincount(batch["region_targets"].argmax(-1)[hidden])
-    assert pretraining.majority_region_class([batch], "all") == pytest.approx(counts.max() / hidden.sum())
+    hidden = batch["region_label_mask"] & ~batch["region_visible"]
+    counts = np.bincount(batch["target_probs"].argmax(-1)[hidden])
+    assert pretraining.majority_region_class([batch], "all", 16) == pytest.approx(counts.max() / hidden.sum())
     hidden &= (batch["alignment_labels"] == 0)[:, None]
-    counts = np.bincount(batch["region_targets"].argmax(-1)[hidden])
-    assert pretraining.majority_region_class([batch], "aligned") == pytest.approx(counts.max() / hidden.sum())
+    counts = np.bincount(batch["target_probs"].argmax(-1)[hidden])
+    assert pretraining.majority_region_class([batch], "aligned", 16) == pytest.approx(counts.max() / hidden.sum())
     halves = [{name: values[part] for name, values in batch.items()} for part in (slice(0, 7), slice(7, None))]
-    whole, parts = (pretraining.majority_region_class(batches, "all") for batches in ([batch], halves))
+    whole, parts = (pretraining.majority_region_class(batches, "all", 16) for batches in ([batch], halves))
     assert whole == parts
 
 
@@ -107,7 +106,7 @@ def test_the_other_region_objectives_train(objective):
     model = vj.ViLBERTForPretraining(config)
     batch = tiny.make_batch()
     rng = np.random.default_rng(1)
-    batch["region_targets"] = rng.normal(size=(16, 6, 8)).astype(np.float32)
+    del batch["target_probs"]
     batch["nce_negatives"] = rng.integers(0, 16 * 6, (16, 6, 10)).astype(np.int32)
     params = init_params(model, KEY)
     loss_fn = pretraining.make_loss_fn(model, "all")

@@ -14,8 +14,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from tfds_builders.region_store_builder import RegionStoreBuilder
-from vilbert_jax.data import region_store
-from vilbert_jax.data.region_store import FeatureContract, RegionRecord, RegionStore
+from vilbert_jax.data import region_codec, region_store
+from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.region_codec import Classifier, RegionRecord, Storage
+from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
 
 CONTRACT = FeatureContract(
@@ -29,6 +31,13 @@ CONTRACT = FeatureContract(
     num_classes=3,
     class_names=("background", "cat", "dog"),
 )
+
+HALVES = Storage(features="float16", class_probs="float16")
+
+
+def there_and_back(record: RegionRecord, storage: Storage, classifier: Classifier | None = None) -> RegionRecord:
+    example = region_codec.encode_record(record, CONTRACT, storage) | {"image_id": record.image_id.encode()}
+    return region_codec.decode_record(region_codec.decode_example(example, classifier), CONTRACT.num_classes)
 
 
 def make_record(image_id: str, n: int = 4, contract: FeatureContract = CONTRACT) -> RegionRecord:
@@ -51,6 +60,7 @@ class ToyStore(RegionStoreBuilder):
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = epath.Path(__file__).parent  # this module is in no package
     CONTRACT = CONTRACT
+    STORAGE = HALVES
     IDS: ClassVar[dict[str, list[list[str]]]] = {
         "train": [["b", "ä-image"], ["a/1.jpg"]],
         "validation": [["z"]],
@@ -108,7 +118,7 @@ def test_reads_back_every_record_of_every_split(folder):
 def test_contract_and_membership(folder):
     store = RegionStore(folder)
     assert store.contract == CONTRACT
-    assert store.storage == "float16"
+    assert store.storage == Storage(features="float16", class_probs="float16")
     assert "a/1.jpg" in store
     for absent in ("", "b\0", "A/1.jpg", "zz", "a", 3, None):
         assert absent not in store
@@ -135,12 +145,44 @@ def test_pickles_as_its_path_and_reads_from_threads(folder):
 
 def test_int8_and_no_class_probabilities(tmp_path):
     contract = dataclasses.replace(CONTRACT, num_classes=0, class_names=(), background="absent")
-    store = RegionStore(build(tmp_path, STORAGE="int8", CONTRACT=contract))
-    assert store.storage == "int8"
+    store = RegionStore(build(tmp_path, STORAGE=Storage(features="int8"), CONTRACT=contract))
+    assert store.storage.features == "int8"
     record, expected = store["ä-image"], make_record("ä-image", 2, contract)
     assert record.class_probs is None
     error = np.abs(record.features - expected.features)
     assert (error <= np.abs(expected.features).max(axis=1, keepdims=True) / 254 * 1.001).all()
+
+
+def test_top_k_keeps_the_likeliest_classes_and_the_total():
+    record = make_record("x", 50)
+    found = there_and_back(record, Storage(class_probs="top_k", num_classes=1)).class_probs
+    assert found is not None
+    assert record.class_probs is not None
+    best = record.class_probs.argmax(1)
+    assert (found.argmax(1) == best).all()
+    rows = np.arange(50)
+    np.testing.assert_allclose(found[rows, best], record.class_probs[rows, best], rtol=2**-11)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    others = np.delete(found[0], best[0])
+    assert others[0] == others[1] > 0  # spread evenly
+    everything = there_and_back(record, Storage(class_probs="top_k", num_classes=9)).class_probs
+    np.testing.assert_allclose(everything, record.class_probs, atol=2**-11)
+
+
+def test_rebuilt_class_probabilities_are_the_softmax_of_what_is_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    classifier = Classifier(rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32))
+    storage = Storage(features="int8", class_probs="rebuilt")
+    with pytest.raises(InputError, match="classifier is not known"):
+        build(tmp_path / "without", STORAGE=storage)
+    folder = build(tmp_path, STORAGE=storage, feature_classifier=lambda self: classifier)
+    found = RegionStore(folder)["ä-image"]
+    assert found.class_probs is not None
+    scores = np.exp(found.features.astype(np.float64) @ classifier.weights + classifier.bias)
+    np.testing.assert_allclose(found.class_probs, scores / scores.sum(1, keepdims=True), atol=1e-3)
+    (epath.Path(folder) / "classifier.npz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"classifier\.npz"):
+        RegionStore(folder)
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
@@ -149,9 +191,7 @@ def test_codec_error_bounds(storage):
     record = make_record("x", 50)
     features = rng.normal(size=(50, 7)).astype(np.float32) * 10.0 ** rng.integers(-3, 4, (50, 1)).astype(np.float32)
     features[3] = 0
-    decoded = region_store.decode_record(
-        region_store.encode_record(record._replace(features=features), CONTRACT, storage) | {"image_id": b"x"}
-    )
+    decoded = there_and_back(record._replace(features=features), Storage(features=storage))
     if storage == "float16":
         bound = np.maximum(np.abs(features) * 2**-11, 2**-24)
     else:
@@ -188,24 +228,29 @@ BAD = {
 @pytest.mark.parametrize("record", BAD.values(), ids=BAD.keys())
 def test_encode_refuses_what_cannot_be_right_and_names_the_image(record):
     with pytest.raises(InputError, match="bad-image"):
-        region_store.encode_record(record, CONTRACT, "float16")
+        region_codec.encode_record(record, CONTRACT, HALVES)
 
 
 @pytest.mark.parametrize("image_id", ["", "a\0b", "x" * 256, 7])
 def test_encode_refuses_unusable_ids(image_id):
     with pytest.raises(InputError, match="image id"):
-        region_store.encode_record(make_record("x")._replace(image_id=image_id), CONTRACT, "float16")
+        region_codec.encode_record(make_record("x")._replace(image_id=image_id), CONTRACT, HALVES)
 
 
 def test_probabilities_without_a_place_in_the_contract_are_refused():
     contract = dataclasses.replace(CONTRACT, num_classes=0, class_names=())
     with pytest.raises(InputError, match="num_classes = 0"):
-        region_store.encode_record(make_record("x"), contract, "float16")
+        region_codec.encode_record(make_record("x"), contract, HALVES)
 
 
 def test_unknown_storage_is_refused():
-    with pytest.raises(InputError, match="float8"):
-        region_store.record_features(CONTRACT, "float8")  # pyright: ignore[reportArgumentType]
+    for fields, message in (
+        ({"features": "float8"}, "features is 'float8'; use one of float16, int8"),
+        ({"class_probs": "none"}, "use one of float16, top_k, rebuilt"),
+        ({"num_classes": 0}, "keep at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Storage(**fields)
 
 
 def test_an_id_that_occurs_twice_stops_the_build(tmp_path):
@@ -248,14 +293,14 @@ def test_missing_and_damaged_stores_say_what_to_do(folder, tmp_path):
     def shorten(copy):
         np.save(copy / "image_ids.npy", np.load(copy / "image_ids.npy")[:-1])
 
-    with pytest.raises(InputError, match="5 records but 4 image ids"):
+    with pytest.raises(InputError, match=r"image_rows\.npy holds int64 \[5\], not the int64 rows of 4 ids.*verify"):
         RegionStore(damaged(shorten))
 
     def reverse(copy):
         np.save(copy / "image_rows.npy", np.load(copy / "image_rows.npy")[::-1])
 
     store = RegionStore(damaged(reverse))
-    with pytest.raises(InputError, match="the index gives image"):
+    with pytest.raises(InputError, match=r"image_rows\.npy gives row . for .*, but that is image"):
         store[store.image_ids[0]]
 
 

@@ -16,17 +16,24 @@ def test_relative_boxes_are_fractions_of_the_image():
 def test_region_row_puts_the_global_region_first_and_pads():
     features = np.array([[1, 2], [3, 4]], np.float32)
     locations = np.full((2, 5), 0.5, np.float32)
-    row = region_row(np.array([9, 9], np.float32), features, locations, num_slots=5)
-    assert row.region_features.tolist() == [[9, 9], [1, 2], [3, 4], [0, 0], [0, 0]]
+    row = region_row(
+        features.astype(np.int8), np.array([2, 3], np.float32), locations, np.array([False, True]), 2, num_slots=5
+    )
+    assert row.stored_features.tolist() == [[1, 2], [3, 4], [0, 0], [0, 0]]
+    assert row.stored_features.dtype == np.int8
+    assert row.feature_scales.tolist() == [2, 3, 0, 0]
+    assert row.region_visible.tolist() == [True, False, False, False]
+    assert row.num_pooled == 2
     assert row.region_boxes.tolist() == [[0, 0, 1, 1, 1], [0.5] * 5, [0.5] * 5, [0] * 5, [0] * 5]
     assert row.region_mask.tolist() == [True, True, True, False, False]
-    assert row.region_features.dtype == row.region_boxes.dtype == np.float32
+    assert row.feature_scales.dtype == row.region_boxes.dtype == np.float32
     assert row.region_mask.dtype == bool
 
 
 def test_a_full_row_has_no_padding():
-    row = region_row(np.zeros(2), np.ones((4, 2)), np.ones((4, 5)), num_slots=5)
+    row = region_row(np.ones((4, 2)), np.ones(4), np.ones((4, 5)), np.zeros(4, bool), 4, num_slots=5)
     assert row.region_mask.all()
+    assert row.region_visible.all()
 
 
 def test_pad_rows_keeps_the_dtype():

@@ -17,7 +17,7 @@ CLASS_NAMES = ("background", *(f"{colour} {shape}" for colour in COLOURS for sha
 CALIBRATION_SCENES = 500
 _VERSION = 1  # to be raised whenever boxes, features or probabilities change
 _COMPONENTS = 16  # directions kept; fewer means a worse detector
-_TEMPERATURE = 2.0
+TEMPERATURE = 2.0
 _SHRINKAGE = 0.2
 
 
@@ -35,7 +35,7 @@ class Classifier:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities [n,C] float32 of features [n,F]; background is column 0."""
-        scores = (features @ self.weights + self.bias) / _TEMPERATURE
+        scores = (features @ self.weights + self.bias) / TEMPERATURE
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -47,7 +47,7 @@ def calibration_ids(count: int = CALIBRATION_SCENES) -> list[str]:
 
 def fingerprint(count: int = CALIBRATION_SCENES) -> str:
     """Identifies descriptors and classifier, known before the classifier is fitted."""
-    text = repr((_VERSION, descriptors.GROUPS, _COMPONENTS, _TEMPERATURE, _SHRINKAGE, calibration_ids(count)))
+    text = repr((_VERSION, descriptors.GROUPS, _COMPONENTS, TEMPERATURE, _SHRINKAGE, calibration_ids(count)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

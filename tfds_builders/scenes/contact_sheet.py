@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tfds_builders.scenes import captions, classifier, detections, regions, rendering, world
-from vilbert_jax.data.region_store import RegionRecord
+from vilbert_jax.data.region_codec import RegionRecord
 
 FILE = pathlib.Path(__file__).parent / "contact_sheet.png"
 SHOWN = tuple(world.make_image_id("small", "test", n) for n in (0, 3, 7, 16, 21, 23, 28, 31, 37, 45, 60, 65))

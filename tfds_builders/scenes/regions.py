@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tfds_builders.scenes import classifier, descriptors, detections, parallel, rendering, world
-from vilbert_jax.data.region_store import FeatureContract, RegionRecord
+from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.region_codec import RegionRecord
 
 
 def feature_contract(calibration_scenes: int = classifier.CALIBRATION_SCENES) -> FeatureContract:

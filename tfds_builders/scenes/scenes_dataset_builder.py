@@ -5,12 +5,14 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.region_store_builder import RegionStoreBuilder
 from tfds_builders.scenes import annotations, classifier, parallel, regions, world
 from tfds_builders.scenes.annotations import Annotation
-from vilbert_jax.data.region_store import FeatureContract, RegionRecord
+from vilbert_jax.data.annotations import write_image_ids
+from vilbert_jax.data.feature_contract import FeatureContract
 
 _SCENES_A_SHARD = 8000
 _COUNTS = {
@@ -55,8 +57,8 @@ def make_configs(
 class Builder(RegionStoreBuilder):
     """Builds any config of the scenes data set; the result does not depend on the number of processes."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Regions as int8.", "1.0.0": "First release."}
     BUILDER_CONFIGS: ClassVar[list[Any]] = [
         config for size, counts in _COUNTS.items() for config in make_configs(size, counts)
     ]
@@ -80,10 +82,11 @@ class Builder(RegionStoreBuilder):
     def region_shards(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Sequence[Any]]:
         """Records of every split, drawn and looked at while they are written."""
         del dl_manager  # nothing is downloaded
-        return {split: [functools.partial(self._records, ids) for ids in shards] for split, shards in self._ids()}
-
-    def _records(self, image_ids: Sequence[str]) -> Iterator[RegionRecord]:
-        return regions.region_records(image_ids, self.scenes_config.calibration_scenes, self._processes)
+        calibration, processes = self.scenes_config.calibration_scenes, self._processes
+        return {
+            split: [functools.partial(regions.region_records, ids, calibration, processes) for ids in shards]
+            for split, shards in self._ids()
+        }
 
     def _info(self) -> tfds.core.DatasetInfo:
         annotation = self.scenes_config.annotation
@@ -99,11 +102,18 @@ class Builder(RegionStoreBuilder):
         if annotation is None:
             return super()._shard_iterators_per_split(dl_manager)
 
-        def examples(image_ids: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-            for found in parallel.map_ordered(annotation.examples, image_ids, self._processes):
-                yield from found
+        return {
+            split: [functools.partial(_annotated, annotation, ids, self._processes) for ids in shards]
+            for split, shards in self._ids()
+        }
 
-        return {split: [functools.partial(examples, ids) for ids in shards] for split, shards in self._ids()}
+    def finish(self, image_ids: Mapping[str, Sequence[str]], counts: Mapping[str, int]) -> None:
+        """Writes what lies beside the records of a region store, or of annotations."""
+        if self.scenes_config.annotation is None:
+            super().finish(image_ids, counts)
+            return
+        for split, of_rows in image_ids.items():
+            write_image_ids(self.data_dir, split, np.array([image_id.encode() for image_id in of_rows], np.bytes_))
 
     def _ids(self) -> Iterator[tuple[str, list[list[str]]]]:
         """Every split's image ids, in shards."""
@@ -111,3 +121,9 @@ class Builder(RegionStoreBuilder):
         for split, count in config.counts.items():
             ids = [world.make_image_id(config.size, split, number) for number in range(count)]
             yield split, [ids[start : start + _SCENES_A_SHARD] for start in range(0, count, _SCENES_A_SHARD)]
+
+
+def _annotated(annotation: Annotation, image_ids: Sequence[str], processes: int) -> Iterator[tuple[str, Any]]:
+    """What is said about some pictures, each example with its key."""
+    for examples in parallel.map_ordered(annotation.examples, image_ids, processes):
+        yield from examples

@@ -25,7 +25,8 @@ from vilbert_jax.checkpoints.pretrained import (
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.checkpoints.verify import compare_with_transformers, torch_and_transformers
 from vilbert_jax.config import ViLBERTConfig
-from vilbert_jax.data.region_store import FeatureContract, RegionStore
+from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
 

@@ -19,7 +19,7 @@ from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, STATE, Initial, has_
 from vilbert_jax.checkpoints.hf_bert import in_bert
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.config import ViLBERTConfig
-from vilbert_jax.data.region_store import FeatureContract
+from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, init_params

@@ -1,13 +1,21 @@
-"""Opens the two TFDS data sets that an example comes from: annotations (rows of a split) and regions (by image id)."""
+"""Opens the two TFDS data sets that an example comes from: annotations (rows of a split) and regions (by image id).
+
+Beside the records of each split an annotation set has a file with the image id of every row, so that joining millions
+of rows with a region store reads no record. Builders write it with ``write_image_ids``; where it is missing, as in data
+sets from elsewhere, the records are read once instead.
+"""
 
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
+
+ROW_IDS_FILE = "row_image_ids-{split}.npy"
 
 
 @runtime_checkable
@@ -69,6 +77,63 @@ def require_features(rows: Any, name: str, features: tuple[str, ...]) -> None:
                 f"data set {name!r} has no feature {feature!r}, only {', '.join(rows.dataset_info.features)}; name a "
                 "data set made for this task"
             )
+
+
+def write_image_ids(folder: str | os.PathLike[str], split: str, image_ids: np.ndarray) -> None:
+    """Writes the image id of every row of a split into the folder of an annotation set that is being built.
+
+    Args:
+        folder: where TFDS is writing the data set (before it renames the folder).
+        split: the split.
+        image_ids: in the order of the split's records; UTF-8 as fixed-width bytes, or uint32 that stands for its
+            decimal text, in half the space.
+    """
+    assert image_ids.dtype.kind == "S" or image_ids.dtype == np.uint32, image_ids.dtype
+    np.save(Path(folder) / ROW_IDS_FILE.format(split=split), image_ids)
+
+
+def row_image_ids(rows: Rows) -> np.ndarray:
+    """The image id of every row: from the file beside the records, or else by reading them.
+
+    Returns:
+        [len(rows)] as ``write_image_ids`` takes them; a memory map where the file is there.
+
+    Raises:
+        InputError: the file does not belong to the records.
+    """
+    stored = _stored_image_ids(rows)
+    if stored is not None:
+        return stored
+    ids = (rows[k]["image_id"] for k in range(len(rows)))
+    return np.array([value.encode() if isinstance(value, str) else value for value in ids], np.bytes_)
+
+
+def id_bytes(image_ids: np.ndarray) -> np.ndarray:
+    """Image ids as fixed-width bytes, whichever way ``row_image_ids`` gave them."""
+    return image_ids.astype(np.bytes_) if image_ids.dtype == np.uint32 else np.asarray(image_ids)
+
+
+def _stored_image_ids(rows: Any) -> np.ndarray | None:
+    info = getattr(rows, "dataset_info", None)
+    if info is None:  # rows that no data set on disk stands behind
+        return None
+    ids = []
+    for part in tfds.core.ReadInstruction.from_spec(rows.split).to_absolute(info.splits):
+        file = Path(info.data_dir) / ROW_IDS_FILE.format(split=part.splitname)
+        if not file.exists():
+            return None
+        try:
+            of_split = np.load(file, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{file} is damaged ({error}): delete {info.data_dir} and build it again") from error
+        count = info.splits[part.splitname].num_examples
+        if len(of_split) != count:
+            raise InputError(
+                f"{file} names the images of {len(of_split)} rows, but split {part.splitname!r} has {count}: delete "
+                f"{info.data_dir} and build it again"
+            )
+        ids.append(of_split[part.from_ : part.to])
+    return ids[0] if len(ids) == 1 else np.concatenate([id_bytes(part) for part in ids])
 
 
 def metadata(rows: Any) -> dict[str, Any]:

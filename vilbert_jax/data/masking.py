@@ -89,12 +89,12 @@ def mask_regions(
     hidden = _share_of_rate(draws, selected, rate) < _REGION_HIDDEN
     if recipe == "released":
         return MaskedRegions(selected, hidden, max(len(boxes), 1))
-    overlapping = box_iou(boxes, boxes) > _OVERLAP
+    overlapping = box_iou(boxes[selected], boxes) > _OVERLAP  # a row for each selected one: the others hide nothing
     if recipe == "released_multitask":
-        apart = ~overlapping[selected].any(axis=0)
+        apart = ~overlapping.any(axis=0)
         return MaskedRegions(selected, hidden, max(int(apart.sum()), 1))
     while True:
-        covered = hidden | overlapping[hidden].any(axis=0)
+        covered = hidden | overlapping[hidden[selected]].any(axis=0)
         predicted_and_covered = selected & covered
         if (predicted_and_covered == hidden).all():
             return MaskedRegions(selected, covered, max(int((~covered).sum()), 1))
@@ -104,14 +104,3 @@ def mask_regions(
 def _share_of_rate(draws: np.ndarray, selected: np.ndarray, rate: float) -> np.ndarray:
     """Returns draws / rate [n] where selected, 1 elsewhere: again uniform in 0..1, so it decides what comes next."""
     return np.where(selected, draws / rate, 1.0) if rate else np.ones(len(draws))
-
-
-def hide_regions(features: np.ndarray, masked: MaskedRegions) -> tuple[np.ndarray, np.ndarray]:
-    """Applies a mask to the features [n,F] of the regions.
-
-    Returns:
-        The global feature [F] and the features [n,F] with the hidden rows zero, both float32. With every row hidden
-        the global feature is zero.
-    """
-    visible = np.where(masked.hidden[:, None], np.float32(0), features)
-    return visible.sum(axis=0) / np.float32(masked.num_pooled), visible

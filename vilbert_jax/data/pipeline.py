@@ -97,7 +97,7 @@ class Dataset(Generic[S]):
 
     A batch holds the fields of the examples stacked, and besides ``example_mask`` [rows] bool (False only in rows that
     fill up the last evaluation batch; those hold other examples of the split) and ``example_index`` [rows] int32 (row
-    of the split). ``rows`` is this host's share of the batch, the contiguous rows from ``host_index * rows`` on.
+    of the source). ``rows`` is this host's share of the batch, the contiguous rows from ``host_index * rows`` on.
 
     With ``shuffle`` the stream of examples is endless, in a new global order every epoch, and has no length. Otherwise
     it holds each example once, in order, and ``len`` counts its batches.

@@ -12,8 +12,10 @@ from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions, require_features
-from vilbert_jax.data.masking import RegionMaskingRecipe, hide_regions, mask_regions, mask_tokens
-from vilbert_jax.data.region_store import FeatureContract, RegionRecord
+from vilbert_jax.data.coverage import Coverage, keep_covered
+from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.masking import RegionMaskingRecipe, mask_regions, mask_tokens
+from vilbert_jax.data.region_codec import RegionRecord, StoredRegions, decode_record
 from vilbert_jax.data.text import Tokenizer, load_tokenizer, pack
 from vilbert_jax.data.transforms import pad_rows, region_row, relative_boxes
 from vilbert_jax.errors import InputError
@@ -33,6 +35,8 @@ class PretrainingDataConfig:
         vocab: ``vocab.txt``, tokenizer folder, or hub name.
         batch_size: rows of the global batch.
         seed: of order, masking and mismatches.
+        min_coverage: least share of a split's pairs whose image is in the region store. Pairs without are left out; a
+            smaller share than this is an error, because then the store is hardly the one that belongs to the pairs.
         data_dir: TFDS folder; None means ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
         text_length: T, [CLS] and [SEP] included; longer captions lose their tail.
         max_regions: R; of an image with more boxes the first R are kept.
@@ -53,6 +57,7 @@ class PretrainingDataConfig:
     vocab: str
     batch_size: int
     seed: int = 0
+    min_coverage: float = 0.01
     data_dir: str | None = None
     text_length: int = 36
     max_regions: int = 36
@@ -72,9 +77,9 @@ class PretrainingDataConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
-        for name in ("token_mask_rate", "region_mask_rate", "mismatch_rate"):
+        for name in ("token_mask_rate", "region_mask_rate", "mismatch_rate", "min_coverage"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it is a probability, between 0 and 1")
+                raise InputError(f"{name} is {getattr(self, name)}; it is a share, between 0 and 1")
         for name, choices in (("region_masking", RegionMaskingRecipe), ("region_targets", RegionTargets)):
             if getattr(self, name) not in get_args(choices):
                 raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(choices))}")
@@ -89,17 +94,18 @@ class PretrainingDataConfig:
             )
 
     def open(self, split: str) -> "PretrainingSource":
-        """Opens the data of one split.
+        """Opens the data of one split: the pairs whose image is in the region store.
 
         Raises:
-            InputError: data, vocabulary or class probabilities are missing, or no caption can be mismatched; the
-                message says what to do.
+            InputError: data, vocabulary or class probabilities are missing, no caption can be mismatched, or the store
+                covers less than ``min_coverage`` of the pairs; the message says what to do.
         """
         rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=self._hint(self.annotations))
         require_features(rows, self.annotations, ("image_id", "caption"))
         store = open_regions(self.regions, data_dir=self.data_dir, hint=self._hint(self.regions))
         content_words = metadata(rows).get("content_words", {})
-        return PretrainingSource(rows, store, load_tokenizer(self.vocab), self, content_words)
+        rows, coverage = keep_covered(rows, store, least=self.min_coverage)
+        return PretrainingSource(rows, store, load_tokenizer(self.vocab), self, content_words, coverage)
 
     def _hint(self, missing: str) -> str:
         name, _, config = missing.partition("/")
@@ -120,7 +126,7 @@ class Regions(Protocol):
         """What the features mean."""
         ...
 
-    def __getitem__(self, image_id: str, /) -> RegionRecord:
+    def stored(self, image_id: str, /) -> StoredRegions:
         """Returns the regions of an image, or raises KeyError."""
         ...
 
@@ -140,13 +146,14 @@ class Probe(NamedTuple):
 
 
 class PretrainingSource:
-    """The examples of one split, by row. ``example`` is a pure function of (row, generator).
+    """The examples of one split that have regions, by row. ``example`` is a pure function of (row, generator).
 
     Attributes:
         tokenizer: of the captions.
         contract: what the region features mean.
         target_dim: C.
         word_groups: token ids of the content words that the data set names, by kind (colour, shape, ...); may be empty.
+        coverage: of the annotations by the region store, where that was looked at.
     """
 
     def __init__(
@@ -156,10 +163,11 @@ class PretrainingSource:
         tokenizer: Tokenizer,
         config: PretrainingDataConfig,
         content_words: Mapping[str, Sequence[str]] | None = None,
+        coverage: Coverage | None = None,
     ) -> None:
-        """Takes opened data; see ``PretrainingDataConfig.open`` for errors."""
+        """Takes opened data, rows with regions alone; see ``PretrainingDataConfig.open`` for errors."""
         self._rows, self._regions, self._config = rows, regions, config
-        self.tokenizer, self.contract = tokenizer, regions.contract
+        self.tokenizer, self.contract, self.coverage = tokenizer, regions.contract, coverage
         self.word_groups = _single_pieces(content_words or {}, tokenizer)
         wants_classes = config.region_targets == "class_probs"
         if wants_classes and not self.contract.num_classes:
@@ -171,7 +179,7 @@ class PretrainingSource:
             self._other_caption(0, np.random.default_rng(0))
 
     def __len__(self) -> int:
-        """Number of image-caption pairs."""
+        """Number of image-caption pairs with regions."""
         return len(self._rows)
 
     def pair(self, index: int) -> tuple[str, str]:
@@ -183,14 +191,15 @@ class PretrainingSource:
         """One example: the fields of the batch without the leading axis B.
 
         Args:
-            index: row of the split.
+            index: row, among those with regions.
             rng: decides the caption and the masking, always drawing in the same order.
 
         Returns:
-            token_ids [T] int32, token_types [T] int32, text_mask [T] bool, region_features [S,F] float32, region_boxes
-            [S,5] float32, region_mask [S] bool, masked_positions [M] int32, token_labels [M] int32, token_label_mask
-            [M] bool, region_targets [R,C] float32, region_label_mask [R] bool, alignment_labels [] int32 (0 = the pair
-            matches, 1 = it does not). Padding is 0 and False everywhere.
+            token_ids [T] int32, token_types [T] int32, text_mask [T] bool, the fields of ``RegionRow``,
+            masked_positions [M] int32, token_labels [M] int32, token_label_mask [M] bool, region_label_mask [R] bool,
+            alignment_labels [] int32 (0 = the pair matches, 1 = it does not); for class targets target_probs [R,C] or,
+            of a store that keeps the K likeliest classes, [R,K], with target_classes [R,K] int16. Padding is 0 and
+            False everywhere.
 
         Raises:
             InputError: the region store lacks the image or its class probabilities.
@@ -222,7 +231,7 @@ class PretrainingSource:
                 "alignment_labels": np.array(0, np.int32),
             },
             tokens=self.tokenizer.tokens(pieces),
-            record=self._regions[image_id],
+            record=decode_record(self._regions.stored(image_id), self.contract.num_classes),
         )
 
     def batch_fields(
@@ -281,25 +290,37 @@ class PretrainingSource:
     def _region_fields(self, image_id: str, draws_for: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
         config = self._config
         try:
-            record = self._regions[image_id]
+            record = self._regions.stored(image_id)
         except KeyError as error:
             raise InputError(
                 f"image {image_id!r} of data set {config.annotations!r} is not in the region store {config.regions!r}: "
                 "build the store for all images of the data set, or name the store that belongs to it"
             ) from error
-        boxes, features = record.boxes[: config.max_regions], record.features[: config.max_regions]
-        targets = record.class_probs if config.region_targets == "class_probs" else record.features
-        if targets is None:
-            raise InputError(_no_class_probs(f"image {image_id!r} of region store {config.regions!r}"))
+        boxes = record.boxes[: config.max_regions]
         masked = mask_regions(boxes, draws_for(len(boxes)), recipe=config.region_masking, rate=config.region_mask_rate)
-        global_feature, visible = hide_regions(features, masked)
-        locations = relative_boxes(boxes, record.width, record.height)
-        regions = region_row(global_feature, visible, locations, num_slots=config.max_regions + 1)
+        regions = region_row(
+            record.features[: config.max_regions],
+            record.scales[: config.max_regions],
+            relative_boxes(boxes, record.width, record.height),
+            masked.hidden,
+            masked.num_pooled,
+            num_slots=config.max_regions + 1,
+        )
         return {
             **regions._asdict(),
-            "region_targets": pad_rows(targets[: config.max_regions], config.max_regions),
+            **(self._class_targets(record) if config.region_targets == "class_probs" else {}),
             "region_label_mask": pad_rows(masked.selected, config.max_regions),
         }
+
+    def _class_targets(self, record: StoredRegions) -> dict[str, np.ndarray]:
+        """As stored: probabilities of all classes, or of the likeliest with their numbers."""
+        if record.class_probs is None:
+            raise InputError(_no_class_probs(f"image {record.image_id!r} of region store {self._config.regions!r}"))
+        num_regions = self._config.max_regions
+        targets = {"target_probs": pad_rows(record.class_probs[:num_regions], num_regions)}
+        if record.class_ids is not None:
+            targets["target_classes"] = pad_rows(record.class_ids[:num_regions], num_regions)
+        return targets
 
 
 def nce_negatives(

@@ -1,6 +1,6 @@
 """Regions of an image as model inputs: relative locations, the global region in front, padding.
 
-n boxes of an image, S slots (slot 0 is the global region), F feature width.
+n boxes of an image, S = R + 1 slots (slot 0 is the global region), F feature width.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,15 @@ _WHOLE_IMAGE = np.array([0, 0, 1, 1, 1], np.float32)
 
 
 class RegionRow(NamedTuple):
-    """The regions of one example."""
+    """The regions of one example as they travel to the device, which turns them into ``Inputs`` (``tasks/regions.py``).
 
-    region_features: np.ndarray  # [S,F] float32, 0 in padding
+    Features stay as they are stored, at a quarter of their size in float32: hosts and links have less to do.
+    """
+
+    stored_features: np.ndarray  # [R,F] int8, float16 or float32, 0 in padding
+    feature_scales: np.ndarray  # [R] float32; times these the stored features are the features
+    region_visible: np.ndarray  # [R] bool, False = hidden from the model, or padding
+    num_pooled: np.ndarray  # [] int32; the global feature is the sum of the visible ones divided by it
     region_boxes: np.ndarray  # [S,5] float32, 0 in padding
     region_mask: np.ndarray  # [S] bool, True = a region
 
@@ -35,18 +41,33 @@ def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
-def region_row(global_feature: np.ndarray, features: np.ndarray, locations: np.ndarray, *, num_slots: int) -> RegionRow:
+def region_row(
+    features: np.ndarray,
+    scales: np.ndarray,
+    locations: np.ndarray,
+    hidden: np.ndarray,
+    num_pooled: int,
+    *,
+    num_slots: int,
+) -> RegionRow:
     """Puts the global region in front of an image's regions and pads to S slots.
 
     Args:
-        global_feature: [F] float32; its location is the whole image.
-        features: [n,F] float32, n at most S - 1.
+        features: [n,F] as stored, n at most S - 1.
+        scales: [n] float32.
         locations: [n,5] float32 of ``relative_boxes``.
+        hidden: [n] bool, regions that the model must not see.
+        num_pooled: divisor of the global feature.
         num_slots: S.
     """
     num_used = len(features) + 1
-    region_features = np.zeros((num_slots, features.shape[1]), np.float32)
-    region_features[0], region_features[1:num_used] = global_feature, features
     region_boxes = np.zeros((num_slots, 5), np.float32)
     region_boxes[0], region_boxes[1:num_used] = _WHOLE_IMAGE, locations
-    return RegionRow(region_features, region_boxes, np.arange(num_slots) < num_used)
+    return RegionRow(
+        stored_features=pad_rows(features, num_slots - 1),
+        feature_scales=pad_rows(scales, num_slots - 1),
+        region_visible=pad_rows(~hidden, num_slots - 1),
+        num_pooled=np.array(num_pooled, np.int32),
+        region_boxes=region_boxes,
+        region_mask=np.arange(num_slots) < num_used,
+    )

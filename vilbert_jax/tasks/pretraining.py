@@ -4,10 +4,12 @@ B batch, T text length, S = R + 1 region slots (slot 0 is the global region), R 
 targets. A batch is the dict that ``vilbert_jax.data.PretrainingDataConfig`` makes.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +20,7 @@ from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
+from vilbert_jax.tasks import regions
 
 Batch = Mapping[str, Any]
 Params = Any
@@ -79,7 +82,16 @@ def identity(config: ViLBERTConfig, source: PretrainingSource, init_from: str = 
         "heads": ["tokens", "regions", "alignment"],
         "features": source.contract.to_json(),
         "vocabulary": source.tokenizer.fingerprint,
+        **({"pairs": source.coverage.manifest} if source.coverage else {}),
     }
+
+
+def report_coverage(sources: Mapping[str, PretrainingSource]) -> dict[str, Any]:
+    """Prints, on the first host, how many pairs of each split have regions; returns it as coverage.json for the run."""
+    found = {split: source.coverage for split, source in sources.items() if source.coverage}
+    if found and jax.process_index() == 0:
+        print("pairs with regions: " + "; ".join(f"{split} {coverage}" for split, coverage in found.items()))
+    return {"coverage.json": {split: dataclasses.asdict(coverage) for split, coverage in found.items()}}
 
 
 def summary(seeing: Mapping[str, float], blind: Mapping[str, float], majority: float) -> str:
@@ -102,8 +114,14 @@ def summary(seeing: Mapping[str, float], blind: Mapping[str, float], majority: f
 
 def model_inputs(batch: Batch) -> Inputs:
     """The part of a batch that the model may see."""
-    names = ("token_ids", "token_types", "text_mask", "region_features", "region_boxes", "region_mask")
-    return Inputs(*(batch[name] for name in names))
+    return Inputs(
+        token_ids=batch["token_ids"],
+        token_types=batch["token_types"],
+        text_mask=batch["text_mask"],
+        region_features=regions.visible_features(batch),
+        region_boxes=batch["region_boxes"],
+        region_mask=batch["region_mask"],
+    )
 
 
 def make_loss_fn(
@@ -168,7 +186,7 @@ def make_metric_fn(
         metrics["token_accuracy"] = _accuracy(output.token_logits, labels, predicted & counted[:, None])
         if model.config.region_objective == "kl":
             hidden = hidden_regions(batch) & counted[:, None]
-            classes = batch["region_targets"].argmax(-1)
+            classes = regions.class_targets(batch, model.config.region_target_dim).argmax(-1)
             metrics["region_accuracy"] = _accuracy(output.region_logits[:, 1:], classes, hidden)
         matching = predicted & _counted(batch, "aligned")[:, None]
         for name, member in groups.items():
@@ -186,20 +204,22 @@ def without_picture(metric_fn: MetricFn) -> MetricFn:
     """
 
     def blind(params: Params, batch: Batch) -> dict[str, WeightedSum]:
-        blank = {name: jnp.zeros_like(batch[name]) for name in ("region_features", "region_boxes")}
+        blank = {name: jnp.zeros_like(batch[name]) for name in ("region_visible", "region_boxes")}
         return metric_fn(params, {**batch, **blank, "hidden_regions": hidden_regions(batch)})
 
     return blind
 
 
-def majority_region_class(batches: Iterable[Mapping[str, np.ndarray]], masked_losses_on: MaskedLossesOn) -> float:
+def majority_region_class(
+    batches: Iterable[Mapping[str, np.ndarray]], masked_losses_on: MaskedLossesOn, num_classes: int
+) -> float:
     """Share of the most frequent class among the regions of ``region_accuracy``: what it has to beat."""
-    classes = []
+    counts = np.zeros(num_classes, np.int64)
     for batch in batches:
         counted = np.asarray(hidden_regions(batch) & _counted(batch, masked_losses_on)[:, None])
-        classes.append(batch["region_targets"].argmax(-1)[counted])
-    counts = np.bincount(np.concatenate(classes))
-    return float(counts.max() / counts.sum()) if counts.size else 0.0
+        classes = np.asarray(regions.class_targets(batch, num_classes).argmax(-1))
+        counts += np.bincount(classes[counted], minlength=num_classes)
+    return float(counts.max() / max(counts.sum(), 1))
 
 
 def _losses(
@@ -207,13 +227,15 @@ def _losses(
 ) -> dict[str, WeightedSum]:
     counted = _counted(batch, masked_losses_on)[:, None]
     region_logits = output.region_logits[:, 1:]  # the global region has no target
-    targets, selected = batch["region_targets"], batch["region_label_mask"] & counted
+    selected = batch["region_label_mask"] & counted
     match config.region_objective:
         case "kl":
+            targets = regions.class_targets(batch, config.region_target_dim)
             region_loss = losses.region_kl_loss(region_logits, targets, selected)
         case "regression":
-            region_loss = losses.region_regression_loss(region_logits, targets, selected)
+            region_loss = losses.region_regression_loss(region_logits, regions.decoded_features(batch), selected)
         case "nce":
+            targets = regions.decoded_features(batch)
             region_loss = losses.region_nce_loss(region_logits, targets, selected, batch["nce_negatives"])
     return {
         "token_loss": losses.token_loss(
@@ -237,8 +259,7 @@ def hidden_regions(batch: Batch) -> Array:
     """[B, R] bool: regions to predict whose features were zeroed, not those shown unchanged."""
     if "hidden_regions" in batch:  # noted before the picture was blanked
         return batch["hidden_regions"]
-    shown = (batch["region_features"][:, 1:] != 0).any(-1)
-    return batch["region_label_mask"] & ~shown & batch["example_mask"][:, None]
+    return batch["region_label_mask"] & ~batch["region_visible"] & batch["example_mask"][:, None]
 
 
 def _accuracy(logits: Array, labels: Array, mask: Array) -> WeightedSum:

@@ -1,7 +1,7 @@
 """``examples.png``: held-out pictures, one word of the caption hidden, what the model guesses and where it looked."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from vilbert_jax.data.pictures import Picture
 from vilbert_jax.data.pretraining import PretrainingSource
-from vilbert_jax.data.region_store import RegionRecord
-from vilbert_jax.errors import InputError
+from vilbert_jax.data.region_codec import RegionRecord
 from vilbert_jax.model import ViLBERTForPretraining
 from vilbert_jax.tasks.pretraining import model_inputs
 
 NUM_GUESSES = 4
 _RIGHT, _WRONG, _QUIET = "#2a9d5c", "#c8553d", "#8a8f98"
-
-Picture = Callable[[str], np.ndarray | None]
 
 
 class Guess(NamedTuple):
@@ -32,27 +30,6 @@ class Guess(NamedTuple):
     words: list[str]  # best first
     probs: np.ndarray  # [NUM_GUESSES], of those words
     attention: np.ndarray  # [n + 1], from the hidden word to the global region and the n boxes; sums to 1
-
-
-def pictures_in(folder: str) -> Picture:
-    """Pictures from files ``<image_id>.jpg``, ``.jpeg`` or ``.png`` of a folder; an empty name means there are none.
-
-    Raises:
-        InputError: if the folder does not exist.
-    """
-    if folder and not pathlib.Path(folder).is_dir():
-        raise InputError(f"pictures={folder!r} is no folder; give one with <image_id>.jpg files, or leave it empty.")
-
-    def load(image_id: str) -> np.ndarray | None:
-        for ending in ("jpg", "jpeg", "png"):
-            path = pathlib.Path(folder, f"{image_id}.{ending}")
-            if folder and path.is_file():
-                from PIL import Image
-
-                return np.asarray(Image.open(path).convert("RGB"))
-        return None
-
-    return load
 
 
 def guess_words(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -105,6 +106,7 @@ def train(
     mesh: MeshConfig,
     initial_params: Callable[[Params], Initial] | None = None,
     tokenizer_json: str | None = None,
+    notes: Mapping[str, Any] | None = None,
     param_axes: AxisTable = PARAM_AXES,
 ) -> TrainResult:
     """Trains from the newest checkpoint in ``workdir``, or from the start, to ``config.total_steps``.
@@ -124,6 +126,7 @@ def train(
         mesh: devices along each axis.
         initial_params: given the fresh parameters, returns those to start from; not called on a resume.
         tokenizer_json: the vocabulary, kept with each checkpoint.
+        notes: JSON-like facts by file name, for the workdir; written once the run is known to belong there.
         param_axes: sharding table.
 
     Raises:
@@ -194,6 +197,9 @@ def train(
                 "another --workdir."
             )
 
+        if jax.process_index() == 0:
+            for name, facts in (notes or {}).items():
+                (Path(workdir) / name).write_text(json.dumps(facts, indent=2) + "\n")
         log = stack.enter_context(
             MetricLogger(
                 workdir,
