@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vilbert_jax import data, losses, metrics
-    from vilbert_jax.checkpoints.pretrained import load_pretrained, save_pretrained
+    from vilbert_jax.checkpoints.pretrained import load_pretrained
+    from vilbert_jax.checkpoints.saving import save_pretrained
     from vilbert_jax.config import StreamConfig, ViLBERTConfig
     from vilbert_jax.data.feature_contract import FeatureContract
     from vilbert_jax.data.region_codec import RegionRecord
@@ -31,7 +32,7 @@ _HOMES = {
     "RegionRecord": "data.region_codec",
     "RegionStore": "data.region_store",
     "load_pretrained": "checkpoints.pretrained",
-    "save_pretrained": "checkpoints.pretrained",
+    "save_pretrained": "checkpoints.saving",
 }
 _MODULES = ("data", "losses", "metrics")
 

@@ -64,7 +64,7 @@ def refused(tmp_path, capsys):
     ],
 )
 def test_a_store_holds_what_the_dump_held(write, flags, probs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(region_features.region_features_dataset_builder, "_BYTES_A_SHARD", 100)  # several shards
+    monkeypatch.setattr(region_features.region_features_dataset_builder, "_BYTES_A_SHARD", 20)  # several shards
     made = region_dumps.pictures(boxes=3)
     contract_flag = [] if any("contract" in flag for flag in flags) else [DETECTOR]
     assert run(write(tmp_path, made), tmp_path / "data", *flags, *contract_flag) == 0

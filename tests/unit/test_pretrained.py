@@ -26,7 +26,7 @@ from tiny_weights import (
 )
 
 import vilbert_jax as vj
-from vilbert_jax.checkpoints import pretrained, sources
+from vilbert_jax.checkpoints import saving, sources
 from vilbert_jax.checkpoints.conversion import (
     DECODER,
     PRETRAINING_HEADS,
@@ -473,7 +473,7 @@ def test_a_provenance_that_json_cannot_say_is_refused_before_anything_is_written
 
 
 def test_arrays_larger_than_what_is_written_at_once_are_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "_WRITE_BYTES", 1)
+    monkeypatch.setattr(saving, "_WRITE_BYTES", 1)
     params = nested(random_params(PRETRAINING))
     vj.save_pretrained(tmp_path / "model", PRETRAINING, params)
     assert_same(vj.load_pretrained(tmp_path / "model")[1], params)
@@ -488,7 +488,7 @@ def fail(*args, **options):
 
 @pytest.mark.parametrize("where", ["write_contents", "_check_space"])
 def test_a_failure_to_write_leaves_nothing(tmp_path, monkeypatch, where):
-    monkeypatch.setattr(pretrained, where, fail)
+    monkeypatch.setattr(saving, where, fail)
     message = save_refusal(tmp_path / "model", OSError)
     assert message.startswith(f"{tmp_path / 'model'} could not be written")
     assert "No space left on device" in message
@@ -502,9 +502,9 @@ import pathlib, resource, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from tiny_weights import changed, nested, random_params
 import vilbert_jax as vj
-from vilbert_jax.checkpoints import pretrained
+from vilbert_jax.checkpoints import saving
 if {noticed!r} != "before":
-    pretrained._check_space = lambda folder, num_bytes: None
+    saving._check_space = lambda folder, num_bytes: None
 model = vj.ViLBERTForTasks(changed(vocab_size=9000), heads=("tokens",))
 params = nested(random_params(model))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

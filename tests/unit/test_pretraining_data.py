@@ -13,8 +13,9 @@ from tfds_builders.region_store_builder import RegionStoreBuilder
 from vilbert_jax.data import PretrainingDataConfig, RegionRecord, load_tokenizer, make_dataset
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.masking import mask_regions
+from vilbert_jax.data.negatives import nce_negatives
 from vilbert_jax.data.pipeline import Dataset
-from vilbert_jax.data.pretraining import PretrainingSource, nce_negatives
+from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.errors import InputError
 from vilbert_jax.tasks import regions

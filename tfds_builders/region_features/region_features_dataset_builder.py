@@ -20,7 +20,7 @@ from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.region_codec import Classifier, ClassStorage, FeatureStorage, RegionRecord, Storage
 from vilbert_jax.errors import InputError
 
-_BYTES_A_SHARD = 256 << 20  # as float16: some seconds of one worker's time, and not too many open files
+_BYTES_A_SHARD = 256 << 20  # before compression; whoever reads the store opens all of its shards
 _IMAGE_IDS = ("as_written", "numbers")
 _METADATA = "import"  # key in the store's metadata
 _CLIPPED = "clipped_boxes"
@@ -142,12 +142,18 @@ class Builder(RegionStoreBuilder):
     def region_shards(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Sequence[ImportedShard]]:
         """One split, in the order of the dump."""
         del dl_manager  # the dump lies where --source says
-        numbers = len(self._first.boxes) * sum(normalise.widths(self._first))
         owners: dict[str, Any] = {}
-        parts = self._dump.parts(max(_BYTES_A_SHARD // (2 * max(numbers, 1)), 1))
+        parts = self._dump.parts(max(_BYTES_A_SHARD // self._bytes_a_record(), 1))
         shards = [ImportedShard(self._dump, part, self._rules, owners) for part in parts]
         print(f"importing {self._dump.source}: {self._dump.traits.format}, in {len(parts)} shards", file=sys.stderr)
         return {"train": shards}
+
+    def _bytes_a_record(self) -> int:
+        """Of records like the first one, as they are stored, before compression."""
+        feature_dim, num_classes = normalise.widths(self._first)
+        kept = {"float16": 2 * num_classes, "top_k": 4 * min(self.STORAGE.num_classes, num_classes), "rebuilt": 0}
+        feature_bytes = feature_dim * (1 if self.STORAGE.features == "int8" else 2)
+        return max(len(self._first.boxes) * (feature_bytes + kept[self.STORAGE.class_probs]), 1)
 
     @functools.cached_property
     def _dump(self) -> Dump:

@@ -12,16 +12,8 @@ from flax import traverse_util
 from vilbert_jax.checkpoints.conversion import Model, abstract_params, fingerprint, heads_of, make_model
 from vilbert_jax.checkpoints.exporting import export_bert, export_released
 from vilbert_jax.checkpoints.hf_bert import in_bert
-from vilbert_jax.checkpoints.pretrained import (
-    check_free,
-    check_vocabulary,
-    default_heads,
-    fresh_params,
-    make_plan,
-    placed,
-    save_pretrained,
-    summary,
-)
+from vilbert_jax.checkpoints.pretrained import default_heads, fresh_params, make_plan, placed, summary
+from vilbert_jax.checkpoints.saving import check_free, check_vocabulary, save_pretrained
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.checkpoints.verify import compare_with_transformers, torch_and_transformers
 from vilbert_jax.config import ViLBERTConfig

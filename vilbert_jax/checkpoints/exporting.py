@@ -10,8 +10,8 @@ import numpy as np
 
 from vilbert_jax.checkpoints.conversion import to_source
 from vilbert_jax.checkpoints.hf_bert import bert_config, bert_table, in_bert
-from vilbert_jax.checkpoints.pretrained import check_free
 from vilbert_jax.checkpoints.released import released_tensors
+from vilbert_jax.checkpoints.saving import check_free
 from vilbert_jax.checkpoints.tensor_files import write_safetensors, write_torch
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.text import Tokenizer
