@@ -57,7 +57,7 @@ class ImportOptions:
     class_storage: str = "top_k"
     """How class probabilities are kept: top_k, float16, or rebuilt from the features."""
 
-    top_k: int = 32
+    top_k: int = 100
     """Classes kept a region, with --class_storage=top_k."""
 
     classifier: str | None = None

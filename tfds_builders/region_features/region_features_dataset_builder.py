@@ -49,7 +49,7 @@ class RegionFeaturesConfig(tfds.core.BuilderConfig):
     background: str | None = None
     storage: FeatureStorage = "int8"
     class_storage: ClassStorage = "top_k"
-    top_k: int = 32
+    top_k: int = 100
     classifier: str | None = None
     image_ids: str = "as_written"
     max_outside: float = 0.05
