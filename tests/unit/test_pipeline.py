@@ -1,5 +1,6 @@
 """Batches by step: a pure function of (seed, step, example), read by any number of hosts, threads and processes."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -281,7 +282,7 @@ def start(script, *arguments):
 def start_file(*arguments):
     """A Python process of its own process group, with this folder's modules."""
     here, root = pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[2]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(here)])},
         stdout=subprocess.PIPE,
@@ -289,6 +290,20 @@ def start_file(*arguments):
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_reads_on():
+    """A test that fails half-way, say by a time-out, would leave processes that read for ever."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process, contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_running(process):
