@@ -363,6 +363,8 @@ def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path, capfd):
     vocab = write_vocabulary(tmp_path / "vocab.txt", 127)
     assert run(**golden("pretrain_a"), output=tmp_path / "ours", vocab=vocab) == 2
     assert_refused(capfd, tmp_path, "127 entries", "128 rows", before=["vocab.txt"])
+    assert run(**golden("pretrain_a"), output=tmp_path / "bert", format="bert", vocab=vocab) == 2
+    assert_refused(capfd, tmp_path, "127 entries", "128 rows", before=["vocab.txt"])
     assert run(**golden("pretrain_a"), output=tmp_path / "ours", vocab=tmp_path / "absent.txt") == 2
     assert_refused(capfd, tmp_path, "absent.txt", before=["vocab.txt"])
 
