@@ -276,11 +276,11 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
         open_tensors(tmp_path)
 
 
-def test_the_ending_of_a_name_means_nothing(tmp_path):
-    np.testing.assert_array_equal(
-        open_tensors(save(tmp_path / "pytorch_model.bin", TENSORS, "safetensors")).tensors["a.bias"].read(()),
-        TENSORS["a.bias"],
-    )
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model.tar"])
+def test_the_ending_of_a_name_means_nothing(tmp_path, form, name):
+    found = open_tensors(save(tmp_path / name, TENSORS, form)).tensors["a.bias"]
+    np.testing.assert_array_equal(found.read(()), TENSORS["a.bias"])
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])

@@ -168,10 +168,11 @@ def _open_torch(path: Path) -> TensorFile:
         )
     with path.open("rb") as file:
         is_zip = file.read(4) == _TORCH_STARTS[0]
+    mapped = is_zip and path.suffix != ".safetensors"  # for which torch wants a name, and would believe this one
     stand_ins = [(type("Ignored", (_Ignored,), {}), name) for name in _HARMLESS]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
+            loaded = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         raise InputError(
