@@ -6,6 +6,8 @@ import json
 import shutil
 
 import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.errors
 import numpy as np
 import pytest
 from tiny_weights import (
