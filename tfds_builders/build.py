@@ -11,6 +11,10 @@ another lets the workers of an Apache Beam runner write the shards.
 
 imports a dump of region features into the store region_features/NAME.
 
+    python tfds_builders/build.py vqa_v2 --answers=FILE [...]
+
+takes the answer labels from a file instead of making them from the questions.
+
     python tfds_builders/build.py inspect PATH      # what is in a data set on disk, and a picture of one record
     python tfds_builders/build.py verify PATH       # is anything in it damaged?
 """
@@ -23,6 +27,7 @@ import sys
 from collections.abc import Sequence
 
 IMPORTER = "region_features"
+ANSWERED = "vqa_v2"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     # Run as a script, Python looks for imports in this file's folder; ours start at the folder above.
@@ -76,6 +81,9 @@ class Args(build.Args):
 
     beam_runner: str | None = None
     """Apache Beam runner that writes the shards, for example DirectRunner; its options: --beam_pipeline_options."""
+
+    answers: str | None = None
+    """Answer labels of vqa_v2: JSON list of the answers, JSON {answer: label}, or a pickle of either."""
 
     regions: ImportOptions = dataclasses.field(default_factory=ImportOptions)
 
@@ -156,6 +164,8 @@ def _for_one(name: str, args: Args) -> Args:
     if len(wanted) > 1:
         raise InputError(f"the config is named twice, {' and '.join(wanted)}; name it once")
     given = args.generation.config
+    if args.answers is not None:
+        name = _with_answers(name, data_set, args.answers)
     if args.regions.source or data_set == IMPORTER:
         given, name = _import_config(data_set, wanted, args.regions), data_set
     elif wanted and wanted[0] not in configs:
@@ -163,6 +173,16 @@ def _for_one(name: str, args: Args) -> Args:
     imports = ",".join(filter(None, [args.generation.imports, module]))
     generation = dataclasses.replace(args.generation, imports=imports, config=given)
     return dataclasses.replace(args, positional_datasets=[name], datasets=[], generation=generation)
+
+
+def _with_answers(name: str, data_set: str, file: str) -> str:
+    """A data set's name as TFDS takes it with an argument of its builder."""
+    if data_set != ANSWERED:
+        raise InputError(f"--answers is for {ANSWERED} alone, not for {data_set}")
+    path = str(pathlib.Path(file).expanduser().resolve())
+    if "," in path or "=" in path:
+        raise InputError(f"--answers={file}: TFDS takes no path with ',' or '=' here ({path}); copy the file elsewhere")
+    return f"{name}/answers={path}"
 
 
 def _import_config(data_set: str, wanted: Sequence[str], options: ImportOptions) -> str:

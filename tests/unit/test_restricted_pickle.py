@@ -10,7 +10,7 @@ import pickletools
 import numpy as np
 import pytest
 
-from tfds_builders import restricted_pickle
+from vilbert_jax.data import restricted_pickle
 from vilbert_jax.errors import InputError
 
 ARRAYS = [

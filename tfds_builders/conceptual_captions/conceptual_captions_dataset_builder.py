@@ -12,6 +12,7 @@ from etils import epath
 from tfds_builders.conceptual_captions import tables
 from tfds_builders.conceptual_captions.ambiguity import find_ambiguous
 from tfds_builders.conceptual_captions.tables import OFFICIAL_NAMES, PUBLISHED_ROWS
+from tfds_builders.manual_files import manual_folder
 from tfds_builders.sharded_builder import ShardedBuilder
 from vilbert_jax.data.annotations import write_image_ids
 from vilbert_jax.errors import InputError
@@ -41,7 +42,7 @@ class Builder(ShardedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Sequence[Any]]:
-        folder = _manual_folder(dl_manager)
+        folder = manual_folder(dl_manager)
         paths = {split: tables.find(folder, split) for split in OFFICIAL_NAMES}
         scans = {split: tables.scan(path, _ROWS_A_SHARD) for split, path in paths.items()}
         ambiguous, repeated = find_ambiguous(
@@ -89,13 +90,6 @@ class Builder(ShardedBuilder):
         del image_ids, counts
         for split, numbers in self._image_ids.items():
             write_image_ids(self.data_dir, split, numbers)
-
-
-def _manual_folder(dl_manager: tfds.download.DownloadManager) -> epath.Path:
-    try:
-        return epath.Path(dl_manager.manual_dir)
-    except AssertionError as error:  # TFDS's way to say that it is missing or empty
-        raise InputError(f"{error}\nName the folder with --manual_dir=DIR") from error
 
 
 def _shards(scan: tables.Scan, kept: np.ndarray) -> Iterator[Any]:

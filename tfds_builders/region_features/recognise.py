@@ -4,9 +4,9 @@ import glob
 import itertools
 from pathlib import Path
 
-from tfds_builders import restricted_pickle
 from tfds_builders.region_features.dump import Dump, JoinedDump
 from tfds_builders.region_features.formats import folders, hdf5, lmdbs, tsv
+from vilbert_jax.data import restricted_pickle
 from vilbert_jax.errors import InputError
 
 _ZIP_MAGIC = b"PK\x03\x04"

@@ -28,25 +28,32 @@ class ScenesConfig(tfds.core.BuilderConfig):
     Attributes:
         size: first part of every image id; decides which pictures there are.
         counts: split -> number of pictures.
-        annotation: what is said about them; None for the region store.
+        annotation: what is said about them; None for a region store.
+        selection: of a region store, whose boxes it has.
         calibration_scenes: pictures the detector's classifier is fitted on.
     """
 
     size: str
     counts: Mapping[str, int]
     annotation: Annotation | None = None
+    selection: regions.Selection = regions.DETECTED
     calibration_scenes: int = classifier.CALIBRATION_SCENES
 
 
 def make_configs(
     size: str, counts: Mapping[str, int], calibration_scenes: int = classifier.CALIBRATION_SCENES
 ) -> list[ScenesConfig]:
-    """All configs of one size: the region store and every kind of annotation. "full" is not part of the names."""
+    """All configs of one size: the region stores and every kind of annotation. "full" is not part of the names."""
     ending = "" if size == "full" else f"_{size}"
     common = {"size": size, "counts": counts, "calibration_scenes": calibration_scenes}
-    store = ScenesConfig(name=f"regions{ending}", description="Region store: noisy boxes of every picture.", **common)
     return [
-        store,
+        ScenesConfig(name=f"regions{ending}", description="Region store: noisy boxes of every picture.", **common),
+        ScenesConfig(
+            name=f"given_regions{ending}",
+            description="Region store: the exact box of every thing of every picture.",
+            selection=regions.GIVEN,
+            **common,
+        ),
         *(
             ScenesConfig(name=a.name + ending, description=a.description, annotation=a, **common)
             for a in annotations.ANNOTATIONS
@@ -77,16 +84,19 @@ class Builder(RegionStoreBuilder):
 
     def feature_contract(self) -> FeatureContract:
         """What the features of the region store mean."""
-        return regions.feature_contract(self.scenes_config.calibration_scenes)
+        return regions.feature_contract(self.scenes_config.calibration_scenes, self.scenes_config.selection)
 
     def region_shards(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Sequence[Any]]:
         """Records of every split, drawn and looked at while they are written."""
         del dl_manager  # nothing is downloaded
-        calibration, processes = self.scenes_config.calibration_scenes, self._processes
-        return {
-            split: [functools.partial(regions.region_records, ids, calibration, processes) for ids in shards]
-            for split, shards in self._ids()
-        }
+        config = self.scenes_config
+        records = functools.partial(
+            regions.region_records,
+            calibration_scenes=config.calibration_scenes,
+            processes=self._processes,
+            selection=config.selection,
+        )
+        return {split: [functools.partial(records, ids) for ids in shards] for split, shards in self._ids()}
 
     def _info(self) -> tfds.core.DatasetInfo:
         annotation = self.scenes_config.annotation

@@ -41,7 +41,7 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
 
     Args:
         name: ``name/config``, or ``name`` for a data set of one config.
-        split: for example ``train``, or a slice of one, ``validation[:500]``.
+        split: for example ``train``, a slice of one, ``validation[:500]``, or several, ``train+validation[:-3000]``.
         data_dir: TFDS folder, see ``data_folder``.
         hint: what to do where the data set is missing, closes the error message.
 
@@ -58,8 +58,8 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
         raise InputError(f"no data set {name!r} in {data_folder(data_dir)}.\n{hint}")
     builder = tfds.builder_from_directory(max(versions, key=lambda path: tfds.core.Version(path.name)))
     known = ", ".join(builder.info.splits)
-    if split.partition("[")[0] not in builder.info.splits:
-        raise InputError(f"data set {name!r} has no split {split!r}: it has {known}")
+    if unknown := [part for part in split.split("+") if part.partition("[")[0] not in builder.info.splits]:
+        raise InputError(f"data set {name!r} has no split {unknown[0]!r}: it has {known}")
     try:
         rows = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
     except ValueError as error:
@@ -138,7 +138,8 @@ def _stored_image_ids(rows: Any) -> np.ndarray | None:
 
 def metadata(rows: Any) -> dict[str, Any]:
     """What the builder noted about the data set that ``open_annotations`` opened; may be empty."""
-    return dict(rows.dataset_info.metadata or {})
+    info = getattr(rows, "dataset_info", None)
+    return dict((info and info.metadata) or {})
 
 
 def open_regions(name: str, *, data_dir: str | os.PathLike[str] | None, hint: str) -> RegionStore:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_builders import restricted_pickle
 from tfds_builders.region_features.dump import RawRecord, Traits
 from tfds_builders.region_features.formats import fields, lmdbs, packed, tsv
+from vilbert_jax.data import restricted_pickle
 from vilbert_jax.errors import InputError
 
 _INFO = "_info.npy"  # ends the name of MMF's second file

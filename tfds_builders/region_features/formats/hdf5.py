@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tfds_builders import restricted_pickle
 from tfds_builders.region_features import optional
 from tfds_builders.region_features.dump import RawRecord, Traits
 from tfds_builders.region_features.formats import fields
+from vilbert_jax.data import restricted_pickle
 from vilbert_jax.errors import InputError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfds_builders import restricted_pickle
 from tfds_builders.region_features import optional
+from vilbert_jax.data import restricted_pickle
 from vilbert_jax.errors import InputError
 
 _ZIP_MAGIC = b"PK\x03\x04"
