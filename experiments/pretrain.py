@@ -20,8 +20,9 @@ from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.pretraining_examples import draw_examples
+from vilbert_jax.training.evaluation import MeanEvaluation
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
-from vilbert_jax.training.loop import Evaluation, TrainingConfig, train
+from vilbert_jax.training.loop import TrainingConfig, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 
@@ -43,8 +44,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     held_out = make_dataset(data_config, config.eval_split, **placement)
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
 
-    model = vj.ViLBERTForPretraining(model_config)
-    source = training_data.source
+    model, source = vj.ViLBERTForPretraining(model_config), training_data.source
     metric_fn = pretraining.make_metric_fn(model, config.masked_losses_on, held_out.source.word_groups)
     result = train(
         training_config,
@@ -54,8 +54,8 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         loss_weights=loss_weights,
         dataset=training_data,
         evaluations={
-            "validation": Evaluation(metric_fn, held_out),
-            "blind": Evaluation(pretraining.without_picture(metric_fn), held_out),
+            "validation": MeanEvaluation(metric_fn, held_out),
+            "blind": MeanEvaluation(pretraining.without_picture(metric_fn), held_out),
         },
         identity=pretraining.identity(model_config, source, config.init_from),
         initial_params=prepare_init(init_config, model, workdir, tokenizer=source.tokenizer, contract=source.contract),

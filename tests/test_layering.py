@@ -17,6 +17,7 @@ LAYERS = (
     ("data",),
     ("checkpoints",),
     ("tasks", "training"),
+    ("evaluation",),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -19,13 +19,12 @@ import toy_training as toy
 from vilbert_jax.checkpoints.folder import Initial, latest_checkpoint, read_contents
 from vilbert_jax.errors import InputError
 from vilbert_jax.sharding import MeshConfig
-from vilbert_jax.training.logging import NonFiniteError, read_metrics
-from vilbert_jax.training.loop import Evaluation, TrainingConfig
+from vilbert_jax.training.evaluation import MeanEvaluation
+from vilbert_jax.training.logging import NonFiniteError
+from vilbert_jax.training.loop import TrainingConfig
 from vilbert_jax.training.optimizer import OptimizerConfig
 
-
-def rows(workdir: Path):
-    return read_metrics(workdir / "metrics.jsonl")
+rows = toy.logged
 
 
 def states_equal(a, b) -> bool:
@@ -166,7 +165,7 @@ def test_an_evaluation_that_is_not_finite_stops_the_run(tmp_path):
         return {"fit_loss": sums["fit_loss"]._replace(sum=jnp.float32(jnp.nan))}
 
     with pytest.raises(NonFiniteError, match="eval/validation/fit_loss is nan at step 4"):
-        toy.run(tmp_path, evaluations={"validation": Evaluation(metric_fn, toy.Examples())})
+        toy.run(tmp_path, evaluations={"validation": MeanEvaluation(metric_fn, toy.Examples())})
 
 
 def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, caplog):
@@ -284,3 +283,10 @@ def test_a_workdir_of_another_model_is_refused(whole, tmp_path):
 def test_intervals_must_be_positive(field):
     with pytest.raises(InputError, match=f"{field} is 0; it must be at least 1"):
         TrainingConfig(**({"total_steps": 1, "batch_size": 1} | {field: 0}))
+
+
+@pytest.mark.parametrize("field", ["seed", "num_workers", "patience"])
+def test_what_may_be_zero_may_not_be_negative(field):
+    TrainingConfig(**({"total_steps": 1, "batch_size": 1} | {field: 0}))
+    with pytest.raises(InputError, match=f"{field} is -1; it must be at least 0"):
+        TrainingConfig(**({"total_steps": 1, "batch_size": 1} | {field: -1}))

@@ -1,5 +1,6 @@
 """The optimizers against recorded trajectories of the released ones, and the path tables."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from vilbert_jax import cli
 from vilbert_jax.errors import InputError
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
@@ -68,6 +70,82 @@ def test_schedule_by_hand(schedule, offset, expected):
 def test_without_warm_up_the_first_update_has_the_full_rate():
     config = OptimizerConfig(learning_rate=2.0, warmup_fraction=0.0, schedule_offset=1)
     assert make_schedule(config, 4)(0) == 2.0
+
+
+@pytest.mark.parametrize("steps_an_epoch", [1, 7, 50, 2047])
+def test_the_released_fine_tuning_schedule_of_the_paper(steps_an_epoch):
+    """vilbert_beta: BertAdam's warmup_constant, and x 0.1 when 12 and 16 of 20 epochs are over."""
+    total = 20 * steps_an_epoch
+    config = OptimizerConfig(
+        learning_rate=4e-5, variant="bertadam", schedule="constant", drop_at=(0.6, 0.8), **FINETUNE
+    )
+    completed = np.arange(total) if total < 2000 else np.array([0, 12, 16, 20])[:, None] * steps_an_epoch + [-1, 0, 1]
+    completed = completed[(completed >= 0) & (completed < total)]
+    share, epoch = completed / total, completed // steps_an_epoch
+    expected = 4e-5 * np.where(share < 0.1, share / 0.1, 1) * 0.1 ** ((epoch >= 12) + 0.0 + (epoch >= 16))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(make_schedule(config, total)(completed), expected, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(make_schedule(config, total)(completed), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "total", "expected"),
+    [
+        ({"schedule": "constant"}, 5, [1, 1, 1, 0.5, 0.25]),
+        ({"schedule": "linear"}, 5, [1, 0.8, 0.6, 0.2, 0.05]),
+        ({"schedule": "constant", "schedule_offset": 0}, 5, [1, 1, 0.5, 0.25, 0.25]),
+        ({"schedule": "constant", "drop_at": (0.5,)}, 7, [1, 1, 1, 1, 0.5, 0.5, 0.5]),  # 3.5 steps: from 4 on
+        ({"schedule": "constant", "drop_at": (0.25, 0.75), "drop_factor": 0.0}, 4, [1, 0, 0, 0]),
+    ],
+)
+def test_drops_by_hand(changes, total, expected):
+    config = OptimizerConfig(**{
+        "learning_rate": 1.0, "warmup_fraction": 0.0, "schedule_offset": 1, "drop_at": (0.6, 0.8), "drop_factor": 0.5,
+    } | changes)  # fmt: skip
+    np.testing.assert_allclose([make_schedule(config, total)(k) for k in range(total)], expected, atol=1e-6)
+
+
+def test_a_share_that_is_no_binary_fraction_drops_at_its_step():
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_fraction=0.0, schedule="constant", schedule_offset=1, drop_at=(0.55,)
+    )
+    with jax.enable_x64(True):  # where 0.55 x 100 is above 55
+        assert [float(make_schedule(config, 100)(k)) for k in (54, 55)] == [1.0, 0.1]
+
+
+def test_a_drop_scales_the_update_and_the_decay_alike():
+    def second_update(**changes):
+        tx = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_fraction=0.0, weight_decay=0.5, **changes), 4)
+        params: Any = ones("a/kernel")
+        _, state = tx.update(ones("a/kernel"), tx.init(params), params)
+        updates: Any = tx.update(ones("a/kernel"), state, params)[0]
+        return updates["a/kernel"]
+
+    options: Any = {"variant": "bertadam", "bias_correction": False, "schedule": "constant", "schedule_offset": 1}
+    dropped = second_update(drop_at=(0.25,), **options)
+    np.testing.assert_allclose(dropped, 0.1 * second_update(**options), rtol=1e-6)
+
+
+def test_the_settings_survive_a_recipe_and_its_command_line(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import dataclasses\n"
+        "from ml_collections import ConfigDict\n"
+        "from vilbert_jax.training.optimizer import OptimizerConfig\n"
+        "def get_config():\n"
+        "    optimizer = OptimizerConfig(learning_rate_by_path=(('vqa_head/.*', 2.5),))\n"
+        "    return ConfigDict({'optimizer': dataclasses.asdict(optimizer)})\n"
+    )
+
+    def read(*flags):
+        config = cli.parse(["train", f"--config={recipe}", *flags])[0]
+        return OptimizerConfig(**config.optimizer.to_dict())
+
+    table = (("vqa_head/.*", 2.5),)
+    assert read() == OptimizerConfig(learning_rate_by_path=table)
+    found = read("--config.optimizer.drop_at=(0.6,0.8)", "--config.optimizer.drop_factor=0.2")
+    assert found == OptimizerConfig(learning_rate_by_path=table, drop_at=(0.6, 0.8), drop_factor=0.2)
+    assert read("--config.optimizer.drop_at=(0.5,)").drop_at == (0.5,)
 
 
 def ones(*paths: str):
@@ -179,6 +257,16 @@ def test_a_pattern_that_fits_nothing_is_an_error(field, pattern, message):
         ({"b2": 1.0}, "b2 is 1.0"),
         ({"warmup_fraction": 1.0}, "warmup_fraction"),
         ({"eps": 0.0}, "above 0"),
+        ({"drop_at": (0.8, 0.6)}, r"drop_at is \(0.8, 0.6\); it must hold ascending shares"),
+        ({"drop_at": (0.5, 0.5)}, "ascending shares"),
+        ({"drop_at": (0.0,)}, "between 0 and 1"),
+        ({"drop_at": (1.0,)}, "between 0 and 1"),
+        ({"drop_at": (math.nan,)}, "between 0 and 1"),
+        ({"drop_at": (12, 16)}, "between 0 and 1"),
+        ({"drop_at": 0.6}, r"such as \(0.6, 0.8\), with a comma after a single one"),
+        ({"drop_at": ("0.6",)}, "ascending shares"),
+        ({"drop_factor": 1.5}, "drop_factor is 1.5"),
+        ({"drop_factor": math.nan}, "drop_factor is nan"),
         ({"variant": "bertadam"}, "bias_correction=False"),
     ],
 )

@@ -17,7 +17,9 @@ import numpy as np
 
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.sharding import MeshConfig
-from vilbert_jax.training.loop import Evaluation, TrainingConfig, TrainResult, train
+from vilbert_jax.training.evaluation import MeanEvaluation
+from vilbert_jax.training.logging import read_metrics
+from vilbert_jax.training.loop import TrainingConfig, TrainResult, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 
 VOCAB, WIDTH, CLASSES = 16, 8, 6
@@ -108,12 +110,17 @@ def run(workdir: str | Path, config: TrainingConfig = CONFIG, **changes: Any) ->
         "loss_fn": loss_fn,
         "loss_weights": LOSS_WEIGHTS,
         "dataset": Batches(),
-        "evaluations": {"validation": Evaluation(metric_fn, Examples())},
+        "evaluations": {"validation": MeanEvaluation(metric_fn, Examples())},
         "identity": IDENTITY,
         "optimizer": OptimizerConfig(learning_rate=0.05),
         "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
     }
     return train(config, workdir=workdir, **(arguments | changes))
+
+
+def logged(workdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl."""
+    return read_metrics(workdir / "metrics.jsonl")
 
 
 def _main(workdir: str, kill_at: str = "0") -> None:

@@ -79,7 +79,7 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     what, details = _outcome(form, request.output, model, vocab, contract, len(params) - len(written))
     details = {"fingerprint": f"{mark} (of the parameters; the same in every format)", **details}
     del written  # with the last reference to an array, its memory is freed while it is written
-    _write(form, request.output, model, params, tokenizer, contract, provenance)
+    _write(form, request.output, model, params, tokenizer, contract, source.outputs, provenance)
     say("\n".join([f"wrote {what}", *(f"  {label:15}{text}" for label, text in details.items() if text)]))
     return _verify(request, source, config, compared, mark, say) if request.verify else 0
 
@@ -161,6 +161,7 @@ def _write(
     params: dict[str, np.ndarray],
     tokenizer: Tokenizer | None,
     contract: FeatureContract | None,
+    outputs: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
     if form == "released":
@@ -169,7 +170,8 @@ def _write(
         export_bert(output, model.config, params, tokenizer)
     else:
         nested = traverse_util.unflatten_dict(params, sep="/")
-        save_pretrained(output, model, nested, tokenizer=tokenizer, contract=contract, provenance=provenance)
+        facts = {"tokenizer": tokenizer, "contract": contract, "outputs": outputs, "provenance": provenance}
+        save_pretrained(output, model, nested, **facts)
 
 
 def _outcome(

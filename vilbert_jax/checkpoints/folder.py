@@ -1,7 +1,7 @@
 """One checkpoint folder: what is in it, whether it is whole, how parameters are read from it.
 
-A run's checkpoint (``RUN/checkpoints/1000``) and a folder of ``save_pretrained`` look the same, except that the second
-holds no optimizer state:
+A run's checkpoint (``RUN/checkpoints/1000``), its best one (``RUN/best/1000``) and a folder of ``save_pretrained`` look
+the same, except that only the first holds optimizer state:
 
     state/           Orbax: params, and in a run's checkpoint step and opt_state
     contents.json    identity (model config, heads, feature contract, vocabulary), provenance, shapes, CRCs
@@ -28,6 +28,7 @@ CONTENTS = "contents.json"
 STATE = "state"
 TOKENIZER = "tokenizer.json"
 RUN_CHECKPOINTS = "checkpoints"  # in a run's work directory
+RUN_BEST = "best"  # beside it, in a run that selects: parameters of the best evaluation, in a folder of its step
 
 _logger = logging.getLogger(__name__)
 
@@ -119,17 +120,19 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint folder that ``path`` names: itself, or the newest of a run or of its checkpoints; None if none.
+    """The checkpoint folder that ``path`` names; None if there is none.
+
+    It is ``path`` itself, or of a run the best one, or else the newest; or the newest of a folder of checkpoints.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged.
+        InputError: the folder to choose from has checkpoints, and all of them are damaged.
     """
     if (path / CONTENTS).is_file():
         problem = find_damage(path)
         if problem:
             raise InputError(f"the checkpoint {path} is damaged: {problem}. Restore it from a backup or save it again.")
         return path
-    for folder in (path / RUN_CHECKPOINTS, path):
+    for folder in (path / RUN_BEST, path / RUN_CHECKPOINTS, path):
         if has_checkpoints(folder):
             return latest_checkpoint(folder)
     return None

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax
 from flax import traverse_util
 
+from vilbert_jax.checkpoints.agreement import Outputs, check_data, check_outputs
 from vilbert_jax.checkpoints.conversion import PRETRAINING_HEADS, Model, abstract_params, head_of, heads_of, make_model
 from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, Initial, has_checkpoints
 from vilbert_jax.checkpoints.hf_bert import in_bert
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.feature_contract import FeatureContract
-from vilbert_jax.data.text import Tokenizer, load_tokenizer
+from vilbert_jax.data.text import Tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, init_params
 from vilbert_jax.paths import named_leaves
@@ -30,6 +31,7 @@ _OTHER_FIELDS = (
     "regions.num_heads", "regions.activation", "co_num_heads", "text_co_layers", "region_co_layers", "fusion",
 )  # fmt: skip
 _ANSWER_FIELDS = {"vqa": ("answer_head", "num_vqa_answers"), "gqa": ("num_gqa_answers",)}
+_OUTPUT_FIELDS = {"vqa": "num_vqa_answers", "gqa": "num_gqa_answers"}
 _PARTS = (
     "text embeddings", "text layers", "region embeddings", "region layers", "co-attention layers", "text pooler",
     "region pooler",
@@ -99,8 +101,43 @@ def load_pretrained(
     return model, traverse_util.unflatten_dict(params, sep="/")
 
 
+def starting_point(
+    config: InitConfig, model_config: ViLBERTConfig, heads: Sequence[str], outputs: Outputs
+) -> tuple[InitConfig, ViLBERTConfig]:
+    """What fine-tuning starts from, and the model it trains.
+
+    A ViLBERT is fine-tuned as it is: its config replaces the recipe's, which is for a start at random or from a BERT.
+    Heads that the source does not have start fresh, so that pre-training needs no list of them.
+
+    Args:
+        config: from the recipe.
+        model_config: from the recipe.
+        heads: of the task.
+        outputs: of the answer heads, which fix their sizes.
+
+    Raises:
+        InputError: the source cannot be used.
+    """
+    if config.init_from:
+        source = open_source(config.init_from)
+        fresh = {head for head in config.fresh_heads.split(",") if head}
+        if not source.text_only:
+            model_config = source.config
+            fresh |= set(heads) - set(source.heads)
+            config = dataclasses.replace(config, fresh_heads=",".join(sorted(fresh)))
+    sizes = {name: len(outputs[head]) for head, name in _OUTPUT_FIELDS.items() if head in outputs}
+    return config, dataclasses.replace(model_config, **sizes)
+
+
 def prepare_init(
-    config: InitConfig, model: Model, workdir: Path, *, tokenizer: Tokenizer, contract: FeatureContract
+    config: InitConfig,
+    model: Model,
+    workdir: Path,
+    *,
+    tokenizer: Tokenizer,
+    contract: FeatureContract,
+    outputs: Outputs | None = None,
+    outputs_stated: bool = False,
 ) -> Callable[[Mapping[str, Any]], Initial] | None:
     """Checks everything about where a run starts from now, and returns what reads it when the run starts.
 
@@ -110,13 +147,15 @@ def prepare_init(
         workdir: of the run.
         tokenizer: of the run's data.
         contract: of the run's region features.
+        outputs: what the outputs of answer heads mean in the run's data, by head.
+        outputs_stated: the user named them for this very source.
 
     Returns:
         Fresh parameters (nested, possibly sharded) -> ``Initial``, sharded alike. None if there is nothing to start
         from: ``init_from`` is empty, or the run has checkpoints and resumes.
 
     Raises:
-        InputError: the source does not fit the model, its vocabulary or its features are not those of the run.
+        InputError: the source does not fit the model; its vocabulary, features or answers are not those of the run.
     """
     origin = config.init_from
     if not origin or has_checkpoints(workdir / RUN_CHECKPOINTS):
@@ -124,19 +163,8 @@ def prepare_init(
     fresh = [head for head in config.fresh_heads.split(",") if head]
     source = open_source(origin)
     plan = make_plan(source, model, fresh)
-    if source.vocab is not None and load_tokenizer(source.vocab).fingerprint != tokenizer.fingerprint:
-        raise InputError(
-            f"{origin} was trained with another vocabulary than config.vocab names (order or casing differ, if not the "
-            f"size): set --config.vocab={source.vocab}."
-        )
-    if source.features is not None and not config.allow_other_features:
-        differences = contract.differences(FeatureContract.from_json(dict(source.features)))
-        if differences:
-            raise InputError(
-                f"{origin} was trained on other region features than this run has (here: this run):\n  "
-                + "\n  ".join(differences)
-                + "\nGive the data it was trained on, or set --config.allow_other_features=True to go on regardless."
-            )
+    check_data(source, tokenizer=tokenizer, contract=contract, allow_other_features=config.allow_other_features)
+    check_outputs(source, set(source.heads) - set(fresh), outputs or {}, stated=outputs_stated)
 
     def initialise(fresh_params: Mapping[str, Any]) -> Initial:
         leaves = named_leaves(fresh_params)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from vilbert_jax.checkpoints.agreement import Outputs
 from vilbert_jax.checkpoints.conversion import Model, abstract_params, heads_of
 from vilbert_jax.checkpoints.folder import STATE, shapes_of, write_contents
 from vilbert_jax.config import ViLBERTConfig
@@ -31,6 +32,7 @@ def save_pretrained(
     *,
     tokenizer: Tokenizer | None = None,
     contract: FeatureContract | None = None,
+    outputs: Outputs | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Saves a model as a folder that ``load_pretrained`` loads with nothing else at hand.
@@ -41,6 +43,7 @@ def save_pretrained(
         params: its parameters, nested; numpy or JAX arrays, on a mesh or not.
         tokenizer: the vocabulary that it was trained with; without it, it has to be given wherever the model is used.
         contract: of the region features that it was trained with.
+        outputs: what each output of an answer head means, in order, by head.
         provenance: JSON-like; where the parameters come from.
 
     Raises:
@@ -65,10 +68,11 @@ def save_pretrained(
         "heads": [*heads_of(model)],
         "features": contract.to_json() if contract else None,
         "vocabulary": tokenizer.fingerprint if tokenizer else None,
+        **({"outputs": {head: [*names] for head, names in outputs.items()}} if outputs else {}),
     }
     saved_by = {"saved_by": f"vilbert-jax {importlib.metadata.version('vilbert-jax')}"}
     provenance = json.loads(json.dumps({**(provenance or {}), **saved_by}))  # what JSON cannot say shows here
-    _write_folder(
+    write_folder(
         target,
         {"params": dict(params)},
         identity=identity,
@@ -83,8 +87,17 @@ def check_free(target: Path) -> None:
         raise InputError(f"{target} exists already; nothing was written. Give another path, or remove it first.")
 
 
-def _write_folder(target: Path, state: Mapping[str, Any], **contents: Any) -> None:
-    """Writes in a folder beside the target, where Orbax has its temporary folder too, and moves it when complete."""
+def write_folder(target: Path, state: Mapping[str, Any], **contents: Any) -> None:
+    """Writes in a folder beside the target, where Orbax has its temporary folder too, and moves it when complete.
+
+    Args:
+        target: the checkpoint folder, which must not exist or be empty.
+        state: what goes below ``state``: a tree of numpy or JAX arrays, on a mesh or not.
+        **contents: identity, provenance and tokenizer_json, as ``folder.write_contents`` takes them.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
     part = target.with_name(f".{target.name}.part")
     sizes = [leaf.nbytes for leaf in named_leaves(state).values()]
     is_first = jax.process_index() == 0

@@ -66,6 +66,7 @@ class Source:
         files: weights files, for the hash; none for a checkpoint of this project.
         vocab: file that ``load_tokenizer`` reads, where the source has one.
         features: feature contract as JSON, where the source has one.
+        outputs: what each output of an answer head means, in order, by head, where the source says so.
         provenance: JSON-like; where the parameters come from.
     """
 
@@ -82,6 +83,7 @@ class Source:
     files: tuple[Path, ...] = ()
     vocab: Path | None = None
     features: Mapping[str, Any] | None = None
+    outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def described_provenance(self) -> dict[str, Any]:
@@ -154,6 +156,7 @@ def _open_checkpoint(path: Path, origin: str) -> Source:
         read=read,
         vocab=vocab if vocab.is_file() else None,
         features=contents.identity.get("features"),
+        outputs=contents.identity.get("outputs", {}),
         provenance=contents.provenance,
     )
 

@@ -132,13 +132,11 @@ class Checkpoints:
     def _set_aside(self, damaged: Mapping[int, str], used: int) -> None:
         """Renames damaged checkpoints so that they neither block their step nor count as kept ones."""
         for step, problem in damaged.items():
-            names = (f"{step}{_CORRUPT}{number if number > 1 else ''}" for number in itertools.count(1))
-            target = next(self._directory / name for name in names if not (self._directory / name).exists())
+            target = set_aside(self._directory / str(step))
             _logger.warning(
                 "checkpoint of step %d is damaged (%s); set aside as %s. Continuing from step %d.",
                 step, problem, target.name, used,
             )  # fmt: skip
-            (self._directory / str(step)).rename(target)
         agreed(0)  # the other hosts wait here for the first one's renaming
         self._orbax.reload()
 
@@ -156,7 +154,13 @@ class Checkpoints:
         )
 
 
-def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: TrainState) -> None:
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that it is no longer found but not lost; returns the new path."""
+    names = (f"{folder.name}{_CORRUPT}{number if number > 1 else ''}" for number in itertools.count(1))
+    return folder.rename(next(folder.with_name(name) for name in names if not folder.with_name(name).exists()))
+
+
+def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: Any) -> None:
     """Raises InputError if the checkpoint at ``path`` belongs to another run than ``identity`` or has other arrays."""
     contents = read_contents(path)
     saved, wanted = _flatten(contents.identity), _flatten(json.loads(json.dumps(identity)))

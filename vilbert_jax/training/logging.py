@@ -45,6 +45,11 @@ def check_finite(step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         raise NonFiniteError(step, metric, float(metrics[metric]))
 
 
+def bar_interval() -> float:
+    """Seconds between two states of a progress bar: a log file wants few lines."""
+    return 0.2 if sys.stderr.isatty() else 20
+
+
 class MetricLogger:
     """Writes the metrics of a run; a context manager. On hosts other than the first it does nothing.
 
@@ -75,7 +80,7 @@ class MetricLogger:
             unit="step",
             disable=not active,
             dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 20,  # a log file wants few lines
+            mininterval=bar_interval(),
         )
         if not active:
             return

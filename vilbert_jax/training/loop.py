@@ -2,22 +2,16 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, Initial
+from vilbert_jax.checkpoints.folder import RUN_BEST, RUN_CHECKPOINTS, Initial
 from vilbert_jax.errors import InputError
-from vilbert_jax.paths import named_leaves
 from vilbert_jax.sharding import (
     PARAM_AXES,
     AxisTable,
@@ -30,11 +24,16 @@ from vilbert_jax.sharding import (
     put_batch,
     state_shardings,
 )
+from vilbert_jax.training.batches import Dataset, closing, next_batch
+from vilbert_jax.training.best import BestCheckpoint, Selection, check_selection
 from vilbert_jax.training.checkpointing import Checkpoints
+from vilbert_jax.training.evaluation import Evaluation
 from vilbert_jax.training.logging import MetricLogger, check_finite
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from vilbert_jax.training.state import Params, TrainState
-from vilbert_jax.training.step import Batch, LossFn, MetricFn, evaluate, make_eval_step, make_train_step
+from vilbert_jax.training.signals import StopRequest
+from vilbert_jax.training.state import Params, TrainState, adopt
+from vilbert_jax.training.step import LossFn, make_train_step
+from vilbert_jax.training.workdir import only_run_in, write_notes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,8 @@ class TrainingConfig:
         keep_checkpoints: newest checkpoints to keep.
         num_microbatches: parts a batch is worked through in, to save memory.
         num_workers: processes that prepare batches; 0 uses threads.
+        patience: evaluations in a row without a better value of the selected metric after which the run stops; 0 is
+            never.
     """
 
     total_steps: int
@@ -62,34 +63,27 @@ class TrainingConfig:
     keep_checkpoints: int = 3
     num_microbatches: int = 1
     num_workers: int = 0
+    patience: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in ("seed", "num_workers") else 1
+            value, least = getattr(self, field.name), 0 if field.name in ("seed", "num_workers", "patience") else 1
             if not least <= value < 2**63:
                 raise InputError(f"{field.name} is {value}; it must be at least {least} and below 2**63.")
 
 
-class Dataset(Protocol):
-    """Batches by number; ``iterate`` yields this host's rows of the batches from ``first_step`` (0-based) on."""
-
-    def iterate(self, first_step: int, *, workers: int = 0) -> Iterator[Batch]:
-        """An iterator over batches, closed after use if it has ``close``."""
-        ...
-
-
-class Evaluation(NamedTuple):
-    """What to measure, and on which examples (each once)."""
-
-    metric_fn: MetricFn
-    dataset: Dataset
-
-
 class TrainResult(NamedTuple):
-    """The final state; ``interrupted`` if a signal ended the run early (the state is saved)."""
+    """The final state, which is saved.
+
+    Attributes:
+        state: after the last step; the best parameters, if the run selects, are in the work directory.
+        interrupted: a signal ended the run; starting again continues it.
+        stopped_early: ``patience`` ran out before ``total_steps``.
+    """
 
     state: TrainState
     interrupted: bool
+    stopped_early: bool = False
 
 
 def train(
@@ -104,6 +98,7 @@ def train(
     identity: Mapping[str, Any],
     optimizer: OptimizerConfig,
     mesh: MeshConfig,
+    selection: Selection | None = None,
     initial_params: Callable[[Params], Initial] | None = None,
     tokenizer_json: str | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -115,7 +110,7 @@ def train(
 
     Args:
         config: lengths and intervals.
-        workdir: gets checkpoints/, metrics.jsonl and tensorboard/.
+        workdir: gets checkpoints/, metrics.jsonl and tensorboard/, and with ``selection`` best/.
         init_params: key -> parameters; traced.
         loss_fn: ``(params, batch, dropout key)`` -> named sums.
         loss_weights: factor of each loss in the objective.
@@ -124,18 +119,21 @@ def train(
         identity: what the parameters belong to; a workdir with another one is refused.
         optimizer: variant, schedule, decay.
         mesh: devices along each axis.
+        selection: the metric whose highest value decides which parameters go to best/, and when patience ends.
         initial_params: given the fresh parameters, returns those to start from; not called on a resume.
         tokenizer_json: the vocabulary, kept with each checkpoint.
         notes: JSON-like facts by file name, for the workdir; written once the run is known to belong there.
         param_axes: sharding table.
 
     Raises:
-        InputError: the mesh, batch size, checkpoint or a pattern does not fit.
+        InputError: the mesh, batch size, checkpoint, selection or a pattern does not fit.
         NonFiniteError: a metric became NaN or infinite; no state from that step on is saved.
     """
     # --- devices
+    workdir = Path(workdir)
     device_mesh = make_mesh(mesh)
     _check_batch_size(config, num_batch_shards(device_mesh))
+    check_selection(selection, evaluations, patience=config.patience)
     by_batch, replicated = batch_sharding(device_mesh), jax.NamedSharding(device_mesh, jax.P())
 
     # --- shapes first, then where they live, then arrays: no array is ever unsharded
@@ -162,18 +160,15 @@ def train(
     train_step = jax.jit(
         train_step, donate_argnums=0, in_shardings=(shardings, by_batch), out_shardings=(shardings, replicated)
     )
-    eval_steps = {
-        name: make_eval_step(evaluation.metric_fn, device_mesh, shardings.params)
-        for name, evaluation in evaluations.items()
-    }
+    measures = {name: evaluation.compile(device_mesh, shardings.params) for name, evaluation in evaluations.items()}
 
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_StopRequest())
-        stack.enter_context(_only_run_in(Path(workdir)))
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(only_run_in(workdir))
         stack.enter_context(jax.set_mesh(device_mesh))
         checkpoints = stack.enter_context(
             Checkpoints(
-                Path(workdir) / RUN_CHECKPOINTS,
+                workdir / RUN_CHECKPOINTS,
                 keep=config.keep_checkpoints,
                 identity=identity,
                 tokenizer_json=tokenizer_json,
@@ -188,7 +183,7 @@ def train(
                 initial = initial_params(state.params)
                 if jax.process_index() == 0:
                     print(initial.summary)
-                state = state._replace(params=_adopt(initial.params, abstract.params))
+                state = state._replace(params=adopt(initial.params, abstract.params))
                 checkpoints.provenance = initial.provenance
         first_step = int(jax.device_get(state.step))
         if first_step > config.total_steps:
@@ -197,9 +192,16 @@ def train(
                 "another --workdir."
             )
 
-        if jax.process_index() == 0:
-            for name, facts in (notes or {}).items():
-                (Path(workdir) / name).write_text(json.dumps(facts, indent=2) + "\n")
+        best = None
+        if selection is not None:
+            best = BestCheckpoint(
+                workdir / RUN_BEST,
+                selection,
+                identity=identity,
+                abstract_params=abstract.params,
+                tokenizer_json=tokenizer_json,
+            )
+        write_notes(workdir, notes or {})
         log = stack.enter_context(
             MetricLogger(
                 workdir,
@@ -209,28 +211,34 @@ def train(
                 active=jax.process_index() == 0,
             )
         )
-        batches = stack.enter_context(_closing(dataset.iterate(first_step, workers=config.num_workers)))
+        batches = stack.enter_context(closing(dataset.iterate(first_step, workers=config.num_workers)))
 
-        def evaluate_all(step: int, params: Params) -> None:
-            for name, eval_step in eval_steps.items():
+        def evaluate_all(step: int, params: Params) -> bool:
+            """Whether patience has run out."""
+            for name, measure in measures.items():
                 if step == first_step and agreed(name in log.evaluated):
                     continue
-                with (
-                    log.paused(),
-                    _closing(evaluations[name].dataset.iterate(0, workers=config.num_workers)) as examples,
-                ):
-                    means = evaluate(eval_step, params, examples, device_mesh)
-                means = {f"eval/{name}/{metric}": value for metric, value in means.items()}
-                check_finite(step, means)
-                log.write(step, means)
+                with log.paused():
+                    values = measure(params, config.num_workers)
+                    metrics = {f"eval/{name}/{metric}": value for metric, value in values.items()}
+                    check_finite(step, metrics)
+                    if best and name == best.selection.evaluation:  # kept before the evaluation counts as done
+                        best.offer(step, params, values, checkpoints.provenance)
+                log.write(step, metrics)
+            waited = best.num_evaluations_since(step, config.eval_every) if best else 0
+            return 0 < config.patience <= waited and step < config.total_steps
 
+        interrupted = stopped_early = False
         if first_step and (first_step % config.eval_every == 0 or first_step == config.total_steps):
-            evaluate_all(first_step, state.params)  # a run that was stopped here may have had no time for all of it
+            # A run that was stopped here may have had no time for all of it.
+            stopped_early = evaluate_all(first_step, state.params)
 
         # --- loop: update, log, evaluate, save; everything is labelled with the number of completed steps
         unchecked: dict[int, Any] = {}  # metrics of the steps since the last check, still on the devices
         for step in range(first_step + 1, config.total_steps + 1):
-            batch = put_batch(_next_batch(batches, step), device_mesh)
+            if interrupted or stopped_early:
+                break
+            batch = put_batch(next_batch(batches, step), device_mesh)
             # An implicit transfer would stall the devices at every step; it is an error instead. Only compiling, at the
             # first step, may read constants back from the device.
             guard = jax.transfer_guard("allow" if step == first_step + 1 else "disallow")
@@ -258,25 +266,13 @@ def train(
                     log.flush()  # a line that is not on disk before the checkpoint would be missing after a kill
                     checkpoints.save(step, state)
                 if to_evaluate and not interrupted:
-                    evaluate_all(step, state.params)
-            if interrupted:
-                return TrainResult(state, interrupted=True)
-    return TrainResult(state, interrupted=False)
-
-
-@contextlib.contextmanager
-def _only_run_in(workdir: Path) -> Iterator[None]:
-    """Two runs would overwrite each other's checkpoints and metrics; the second one is refused."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() > 0:
-        yield
-        return
-    with (workdir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is using {workdir}: wait for it, or use another --workdir.") from None
-        yield
+                    stopped_early = evaluate_all(step, state.params)
+                if stopped_early:
+                    log.flush()
+                    checkpoints.save(step, state)
+    if stopped_early and best and jax.process_index() == 0:
+        print(f"stopped early at step {int(jax.device_get(state.step))} with patience={config.patience}: {best}.")
+    return TrainResult(state, interrupted, stopped_early)
 
 
 def _check_batch_size(config: TrainingConfig, shards: int) -> None:
@@ -287,67 +283,9 @@ def _check_batch_size(config: TrainingConfig, shards: int) -> None:
         )
 
 
-def _adopt(params: Params, abstract: Params) -> Params:
-    """Places parameters from elsewhere, which must have the same paths and shapes."""
-    expected, given = ({name: x.shape for name, x in named_leaves(tree).items()} for tree in (abstract, params))
-    wrong = sorted(path for path in expected.keys() | given.keys() if expected.get(path) != given.get(path))
-    if wrong:
-        path = wrong[0]
-        raise InputError(
-            f"the initial parameters do not fit the model in {len(wrong)} place(s), first {path}: given "
-            f"{given.get(path)}, expected {expected.get(path)}. Start from weights of the same configuration."
-        )
-    return jax.tree.map(lambda x, a: jax.device_put(x.astype(a.dtype), a.sharding), params, abstract)
-
-
-def _next_batch(batches: Iterator[Batch], step: int) -> Batch:
-    try:
-        return next(batches)
-    except StopIteration:
-        raise InputError(
-            f"the training data ended before step {step}; it must repeat, or total_steps be less."
-        ) from None
-
-
 def _fetch(unchecked: Mapping[int, Any]) -> dict[str, float]:
     """Metrics of the last step, after checking those of all."""
     metrics = {}
     for step, metrics in sorted(jax.device_get(dict(unchecked)).items()):
         check_finite(step, metrics)
     return {name: float(value) for name, value in metrics.items()}
-
-
-@contextlib.contextmanager
-def _closing(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
-    try:
-        yield batches
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
-
-
-class _StopRequest:
-    """Turns the first SIGTERM or SIGINT into a flag; the second one meets the previous handlers again."""
-
-    def __init__(self):
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())

@@ -5,6 +5,7 @@ updated parameter. Closed forms: pytorch_transformers 1.0.0 ``AdamW`` and pytorc
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -32,9 +33,17 @@ class OptimizerConfig:
     The path tables are ordered ``(regular expression, value)`` pairs matched in full against "/"-joined parameter paths
     (``trunk/text_pooler/kernel``); the first match wins.
 
-    Released recipes: vilbert-multi-task pre-training is ``clip="none", decay="multitask"``; its fine-tuning adds
-    ``b2=0.999, eps=1e-6, bias_correction=False, schedule_offset=1``; the paper's code is ``variant="bertadam",
-    b2=0.999, eps=1e-6, bias_correction=False, schedule_offset=1, clip="per_tensor", decay="original"``.
+    Released pre-training: vilbert-multi-task has ``clip="none", decay="multitask"``; the paper's code (vilbert_beta)
+    ``variant="bertadam", b2=0.999, eps=1e-6, bias_correction=False, schedule_offset=1, clip="per_tensor",
+    decay="original"``.
+
+    Released fine-tuning, ``total_steps`` being 20 epochs:
+
+    - vilbert_beta, the paper's: as its pre-training, with ``schedule="constant", drop_at=(0.6, 0.8)`` (epochs 12, 16)
+      and the head of VQA at 1e-4: ``learning_rate=4e-5, learning_rate_by_path=((r"vqa_head/.*", 2.5),)``.
+    - vilbert-multi-task: ``b2=0.999, eps=1e-6, bias_correction=False, schedule_offset=1, clip="none",
+      decay="multitask", schedule="linear"``, and the heads whose released names have "vil_" at 1e-4:
+      ``learning_rate_by_path=((r"(vqa|gqa|binary|choice|entailment)_head/.*", 1e-4 / learning_rate),)``.
 
     Attributes:
         variant: "adamw" decays the updated parameter; "bertadam" adds the decay to the update.
@@ -45,6 +54,8 @@ class OptimizerConfig:
         bias_correction: "bertadam" has none.
         schedule: after the warm-up, "linear" falls to 0 at ``total_steps`` and "constant" stays.
         warmup_fraction: share of ``total_steps`` over which the rate rises from 0.
+        drop_at: shares of ``total_steps``, ascending; from each on, the rate is multiplied by ``drop_factor``.
+        drop_factor: what one drop leaves of the rate.
         schedule_offset: update k (from 1) uses the schedule at k - schedule_offset; with 1 the first update has rate 0.
         weight_decay: value for the parameters that ``decay`` selects.
         decay: "clean" is kernels and embedding tables; "multitask" (vilbert-multi-task) adds the norm scales that its
@@ -63,6 +74,8 @@ class OptimizerConfig:
     bias_correction: bool = True
     schedule: Literal["linear", "constant"] = "linear"
     warmup_fraction: float = 0.1
+    drop_at: tuple[float, ...] = ()
+    drop_factor: float = 0.1
     schedule_offset: Literal[0, 1] = 0
     weight_decay: float = 0.01
     decay: Literal["clean", "multitask", "original"] = "clean"
@@ -81,6 +94,14 @@ class OptimizerConfig:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1.")
         if not 0 <= self.warmup_fraction < 1:
             raise InputError(f"optimizer.warmup_fraction is {self.warmup_fraction}; it must be at least 0 and below 1.")
+        numbers = isinstance(self.drop_at, tuple) and all(isinstance(share, int | float) for share in self.drop_at)
+        if not numbers or not all(a < b for a, b in itertools.pairwise((0, *self.drop_at, 1))):
+            raise InputError(
+                f"optimizer.drop_at is {self.drop_at!r}; it must hold ascending shares of the run between 0 and 1, "
+                "such as (0.6, 0.8), with a comma after a single one."
+            )
+        if not 0 <= self.drop_factor <= 1:
+            raise InputError(f"optimizer.drop_factor is {self.drop_factor}; it must be at least 0 and at most 1.")
         for name in ("learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be a number of at least 0.")
@@ -118,11 +139,15 @@ class AdamState(NamedTuple):
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     """Returns the learning rate of the next update as a function of the number of completed ones."""
     warmup = config.warmup_fraction * total_steps
+    # The first s of each drop: a whole number, lest 0.55 x 100 = 55.000000000000007 put it off by a step.
+    drops = [math.ceil(round(share * total_steps, 6)) for share in config.drop_at]
 
     def schedule(num_updates: Any) -> Array:
         s = jnp.asarray(num_updates, float) + (1 - config.schedule_offset)
         after = jnp.ones_like(s) if config.schedule == "constant" else (total_steps - s) / (total_steps - warmup)
         factor = jnp.where(s < warmup, s / max(warmup, 1e-9), jnp.maximum(after, 0))
+        for drop in drops:
+            factor = jnp.where(s < drop, factor, factor * config.drop_factor)
         return config.learning_rate * factor
 
     return schedule

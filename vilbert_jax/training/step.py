@@ -17,10 +17,10 @@ from jaxtyping import Array
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum, mean
 from vilbert_jax.sharding import BATCH_AXES, batch_sharding, put_batch
+from vilbert_jax.training.batches import Batch
 from vilbert_jax.training.optimizer import Schedule
 from vilbert_jax.training.state import Params, TrainState
 
-Batch = Mapping[str, Any]
 Sums = dict[str, WeightedSum]
 LossFn = Callable[[Params, Batch, Array], Sums]
 MetricFn = Callable[[Params, Batch], Sums]
