@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types bench torch test-beam clean
+.PHONY: demo demo-tasks test check lint types bench torch test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
 	$(BIN)/python experiments/pretrain.py --config=configs/tiny.py
+
+demo-tasks: $(VENV)/.runtime  ## under an hour on a CPU: pre-trains, fine-tunes every task three ways, prints one table
+	$(BIN)/python experiments/compare_tasks.py
 
 test: $(VENV)/.dev  ## all tests; no network, no accelerator
 	$(BIN)/python -m pytest -n auto --dist loadfile

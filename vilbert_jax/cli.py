@@ -6,33 +6,44 @@ message on stderr, no traceback.
 
 import dataclasses
 import difflib
+import importlib
 import pathlib
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from absl import flags
+from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
+from vilbert_jax.data.examples import ExamplesConfig
 from vilbert_jax.errors import InputError
+from vilbert_jax.tasks.task import Task
 from vilbert_jax.training.logging import NonFiniteError
 
 T = TypeVar("T")
 
 
-def run(main: Callable[[Any, pathlib.Path], int | None], argv: Sequence[str] | None = None) -> None:
-    """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and ``--workdir=DIR``, then runs ``main`` and exits.
+def run(
+    main: Callable[..., int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    folder: str = "workdir",
+    flags: Mapping[str, str] | None = None,
+) -> None:
+    """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
 
     Args:
-        main: called with the locked ``ConfigDict`` and the work directory (default ``runs/<config name>``); returns
-            the exit code, None meaning 0.
+        main: called with the locked ``ConfigDict``, the folder to write to (default ``runs/<config name>``), and
+            the further flags as text by name; returns the exit code, None meaning 0.
         argv: program name and arguments; ``sys.argv`` when absent.
+        folder: name of the flag that says where to write.
+        flags: what further flags are for, by name; one that is not given is empty.
     """
 
     def parsed() -> int | None:
-        config, workdir = parse(sys.argv if argv is None else argv)
-        return main(config, workdir)
+        config, path, further = parse(sys.argv if argv is None else argv, folder=folder, flags=flags or {})
+        return main(config, path, **further)
 
     guarded(parsed)
 
@@ -56,31 +67,56 @@ def guarded(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, pathlib.Path]:
-    """Reads the flags.
+def parse(
+    argv: Sequence[str], *, folder: str = "workdir", flags: Mapping[str, str] | None = None
+) -> tuple[ConfigDict, pathlib.Path, dict[str, str]]:
+    """Reads the flags; see ``run``.
 
     Raises:
         InputError: for a config that cannot be loaded, a key that it does not have, a value of the wrong type, or any
             other argument.
     """
-    usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]"
+    helps = {folder: "Where results go.", **(flags or {})}
+    others = " ".join(f"[--{name}=...]" for name in helps)
+    usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] {others}"
     name = next((a.partition("=")[2].removesuffix(":") for a in argv if a.startswith("--config=")), None)
     if name is None:
         raise InputError(f"--config is missing\n{usage}")
     _check_keys(_load(name), [a.removeprefix("--config.") for a in argv if a.startswith("--config.")])
-    values = flags.FlagValues()
+    values = absl_flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(argv))
-    flags.DEFINE_string("workdir", None, "Where checkpoints and logs go.", flag_values=values)
+    for flag, purpose in helps.items():
+        absl_flags.DEFINE_string(flag, "", purpose, flag_values=values)
     try:
         rest = values(list(argv))[1:]
         config = holder.value
-    except (flags.Error, TypeError, ValueError) as error:
+    except (absl_flags.Error, TypeError, ValueError) as error:
         raise InputError(f"{error}\n{usage}") from error
     if rest:
         raise InputError(f"arguments not understood: {' '.join(rest)}\n{usage}")
     path, _, argument = name.partition(":")
     stem = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
-    return config, pathlib.Path(values["workdir"].value or pathlib.Path("runs", stem))
+    further = {flag: values[flag].value for flag in helps if flag != folder}
+    return config, pathlib.Path(values[folder].value or pathlib.Path("runs", stem)), further
+
+
+def build_task(config: ConfigDict) -> Task:
+    """The task that ``config.task`` names, ``module:Class``, with the entries of the config that are its fields.
+
+    Raises:
+        InputError: no such module or class.
+    """
+    module, _, name = str(config.task).partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"config.task {config.task!r} cannot be loaded ({error}): write module:Class, such as "
+            "vilbert_jax.tasks.vqa:VQA; a module of your own must be in vilbert_jax/tasks or on PYTHONPATH"
+        ) from error
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise InputError(f"config.task {config.task!r} names a {type(cls).__name__}, not a task: a task is a dataclass")
+    return build(cls, config, data=build(ExamplesConfig, config))
 
 
 def build(cls: Callable[..., T], config: ConfigDict, **more: Any) -> T:

@@ -44,6 +44,18 @@ class Inputs(NamedTuple):
     task_id: Int[Array, "B"] | None = None
 
 
+class Begun(NamedTuple):
+    """Both streams before their first exchange, in place of ``Inputs``; with task tokens the text is one longer.
+
+    ``Trunk.begin_text`` and ``Trunk.begin_regions`` make the two halves, each without knowing the other.
+    """
+
+    text: Float[Array, "B T Dt"]
+    text_mask: Bool[Array, "B T"]
+    regions: Float[Array, "B R Dv"]
+    region_mask: Bool[Array, "B R"]
+
+
 class Encoded(NamedTuple):
     """Final states of both streams and their pooled vectors; with task tokens the text is one longer than its input."""
 
@@ -82,20 +94,20 @@ class Trunk(nn.Module):
         self.text_pooler = dense(self.config.co_width, self.config, name="text_pooler")
         self.region_pooler = dense(self.config.co_width, self.config, name="region_pooler")
 
-    def __call__(self, inputs: Inputs, *, deterministic: bool) -> Encoded:
+    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> Encoded:
         """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region."""
         if self.config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError("dtype float64 needs jax_enable_x64; without it JAX would compute in float32 silently.")
         inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
-        text_mask = inputs.text_mask
-        if self.config.num_task_embeddings:
-            text_mask = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
-        text, regions = self.encoder(
-            self.text_embeddings(inputs.token_ids, inputs.token_types, inputs.task_id, deterministic=deterministic),
-            self.region_embeddings(inputs.region_features, inputs.region_boxes, deterministic=deterministic),
-            text_mask,
-            inputs.region_mask,
-            deterministic=deterministic,
+        if isinstance(inputs, Inputs):
+            words = (inputs.token_ids, inputs.token_types, inputs.text_mask, inputs.task_id)
+            text, text_mask = self.begin_text(*words, deterministic=deterministic)
+            regions = (inputs.region_features, inputs.region_boxes, inputs.region_mask)
+            inputs = Begun(
+                text, text_mask, self.begin_regions(*regions, deterministic=deterministic), inputs.region_mask
+            )
+        text, regions = self.encoder.finish(
+            inputs.text, inputs.regions, inputs.text_mask, inputs.region_mask, deterministic=deterministic
         )
         return Encoded(
             text=text,
@@ -103,6 +115,33 @@ class Trunk(nn.Module):
             text_pooled=nn.relu(self.text_pooler(text[:, 0])),
             regions_pooled=nn.relu(self.region_pooler(regions[:, 0])),
         )
+
+    def begin_text(
+        self,
+        token_ids: Int[Array, "B T"],
+        token_types: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"],
+        task_id: Int[Array, "B"] | None,
+        *,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B T2 Dt"], Bool[Array, "B T2"]]:
+        """The text and its mask before the first exchange; T2 is T, or T + 1 with the task token in second place."""
+        if self.config.num_task_embeddings:
+            text_mask = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
+        text = self.text_embeddings(token_ids, token_types, task_id, deterministic=deterministic)
+        return self.encoder.begin_text(text, text_mask, deterministic=deterministic), text_mask
+
+    def begin_regions(
+        self,
+        region_features: Float[Array, "B R F"],
+        region_boxes: Float[Array, "B R 5"],
+        region_mask: Bool[Array, "B R"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "B R Dv"]:
+        """The regions before the first exchange."""
+        regions = self.region_embeddings(region_features, region_boxes, deterministic=deterministic)
+        return self.encoder.begin_regions(regions, region_mask, deterministic=deterministic)
 
     def fuse(self, encoded: Encoded) -> Float[Array, "B W"]:
         """The pair's one vector: product (the paper) or sum of the pooled vectors."""
@@ -162,8 +201,8 @@ class ViLBERTForTasks(nn.Module):
     heads: tuple[str, ...]
 
     @nn.compact
-    def __call__(self, inputs: Inputs, *, deterministic: bool) -> TaskOutput:
-        """Runs the trunk once and every head on it.
+    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> TaskOutput:
+        """Runs the trunk once, or what is left of it, and every head on it.
 
         Raises:
             InputError: for a head name that does not exist, or an odd batch with the ``binary`` head.

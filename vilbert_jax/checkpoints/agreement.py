@@ -12,6 +12,8 @@ from vilbert_jax.errors import InputError
 
 Outputs = Mapping[str, Sequence[str]]  # what each output of a head means, in order, by head
 
+SIZES = {"vqa": "num_vqa_answers", "gqa": "num_gqa_answers"}  # config fields of the heads whose outputs are answers
+
 
 def check_data(source: Source, *, tokenizer: Tokenizer, contract: FeatureContract, allow_other_features: bool) -> None:
     """Compares the vocabulary and the feature contract of a source, where it states them, with those of data.
@@ -47,7 +49,7 @@ def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, st
         stated: the user named the list that belongs to the head, so that a source which does not say may be used.
 
     Raises:
-        InputError: the lists differ, or nothing says what the source's outputs mean.
+        InputError: the lists differ, nothing says what the source's outputs mean, or the named list has another length.
     """
     for head in sorted(set(loaded) & set(outputs)):
         theirs, ours = source.outputs.get(head), tuple(outputs[head])
@@ -58,6 +60,12 @@ def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, st
                     "the list that belongs to it with --config.answer_labels=FILE, or start the head at random with "
                     f"--config.fresh_heads={head}."
                 )
+            size = getattr(source.config, SIZES[head])
+            if size != len(ours):
+                raise InputError(
+                    f"the {head} head of {source.origin} has {size} answers, the list that config.answer_labels names "
+                    f"has {len(ours)}: name the one that belongs to it."
+                )
         elif tuple(theirs) != ours:
             unlike = [k for k, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]]
             first = (
@@ -65,8 +73,8 @@ def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, st
             )
             raise InputError(
                 f"the {head} head of {source.origin} has {len(theirs)} answers, the data {len(ours)}, and they are not "
-                f"the same{first}. Use its list with --config.answer_labels={source.origin}, or start the head at random "
-                f"with --config.fresh_heads={head}."
+                f"the same{first}. Use its list with --config.answer_labels={source.origin}, or start the head at "
+                f"random with --config.fresh_heads={head}."
             )
 
 

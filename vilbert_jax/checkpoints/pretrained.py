@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import traverse_util
 
-from vilbert_jax.checkpoints.agreement import Outputs, check_data, check_outputs
+from vilbert_jax.checkpoints.agreement import SIZES, Outputs, check_data, check_outputs
 from vilbert_jax.checkpoints.conversion import PRETRAINING_HEADS, Model, abstract_params, head_of, heads_of, make_model
 from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, Initial, has_checkpoints
 from vilbert_jax.checkpoints.hf_bert import in_bert
@@ -31,7 +31,6 @@ _OTHER_FIELDS = (
     "regions.num_heads", "regions.activation", "co_num_heads", "text_co_layers", "region_co_layers", "fusion",
 )  # fmt: skip
 _ANSWER_FIELDS = {"vqa": ("answer_head", "num_vqa_answers"), "gqa": ("num_gqa_answers",)}
-_OUTPUT_FIELDS = {"vqa": "num_vqa_answers", "gqa": "num_gqa_answers"}
 _PARTS = (
     "text embeddings", "text layers", "region embeddings", "region layers", "co-attention layers", "text pooler",
     "region pooler",
@@ -125,7 +124,7 @@ def starting_point(
             model_config = source.config
             fresh |= set(heads) - set(source.heads)
             config = dataclasses.replace(config, fresh_heads=",".join(sorted(fresh)))
-    sizes = {name: len(outputs[head]) for head, name in _OUTPUT_FIELDS.items() if head in outputs}
+    sizes = {name: len(outputs[head]) for head, name in SIZES.items() if head in outputs}
     return config, dataclasses.replace(model_config, **sizes)
 
 
@@ -162,9 +161,10 @@ def prepare_init(
         return None
     fresh = [head for head in config.fresh_heads.split(",") if head]
     source = open_source(origin)
+    # Before the shapes: that answers differ says more than that two arrays do.
+    check_outputs(source, set(source.heads) - set(fresh), outputs or {}, stated=outputs_stated)
     plan = make_plan(source, model, fresh)
     check_data(source, tokenizer=tokenizer, contract=contract, allow_other_features=config.allow_other_features)
-    check_outputs(source, set(source.heads) - set(fresh), outputs or {}, stated=outputs_stated)
 
     def initialise(fresh_params: Mapping[str, Any]) -> Initial:
         leaves = named_leaves(fresh_params)

@@ -5,6 +5,7 @@ the same. The join counts what is missing, and a manifest hash names exactly whi
 """
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any, NamedTuple
 
@@ -46,30 +47,34 @@ class Coverage:
         return f"{self.pairs_used:,} of {self.pairs:,} ({share:.1f} %)"
 
 
-def keep_covered(rows: Any, store: RegionStore, *, least: float = 0.0) -> tuple[Rows, Coverage]:
+def keep_covered(rows: Any, store: RegionStore, *more: RegionStore, least: float = 0.0) -> tuple[Rows, Coverage]:
     """The rows of an annotation set whose image is in the store, and how many that are.
 
     Args:
-        rows: from ``open_annotations``.
+        rows: from ``open_annotations``, or any others with an ``image_id``.
         store: the region store.
+        *more: stores that must have the image as well.
         least: smallest share of the rows that is accepted; none at all never is.
 
     Raises:
         InputError: the store has too few of the images; shows how either side names its images.
     """
     image_ids = row_image_ids(rows)
-    coverage, used = join(image_ids, store.sorted_ids)
+    store_ids = functools.reduce(np.intersect1d, [other.sorted_ids for other in more], store.sorted_ids)
+    coverage, used = join(image_ids, store_ids)
     if coverage.pairs_used and coverage.pairs_used >= least * coverage.pairs:
         return (rows if len(used) == len(rows) else UsedRows(rows, used)), coverage
     theirs, ours = (
         " and ".join(repr(image_id.decode()) for image_id in id_bytes(ids[:2]).tolist())
         for ids in (image_ids, store.sorted_ids)
     )
+    info = getattr(rows, "dataset_info", None)
     lower = ", or set min_coverage=0 to go on with these few" if coverage.pairs_used else ""
+    others = "".join(f"  {other.path} must have them too, and holds {len(other)} images\n" for other in more)
     raise InputError(
-        f"split {rows.split!r}: the region store has the images of only {coverage} pairs.\n"
-        f"  {rows.dataset_info.data_dir} names images such as {theirs}\n"
-        f"  {store.path} holds images such as {ours}\n"
+        f"split {getattr(rows, 'split', '?')!r}: the region store has the images of only {coverage} pairs.\n"
+        f"  {'the data' if info is None else info.data_dir} names images such as {theirs}\n"
+        f"  {store.path} holds images such as {ours}\n{others}"
         f"Use the store that was made from these images, one that names them alike, or a split that it covers{lower}"
     )
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -15,6 +15,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.hub import hub_folder
+
+Truncation = Literal["keep_sep", "cut"]
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -93,22 +95,58 @@ class PackedText(NamedTuple):
     text_mask: np.ndarray  # [T] bool, True = a token
 
 
-def pack(pieces: np.ndarray, length: int, tokenizer: Tokenizer) -> PackedText:
+def pack(pieces: np.ndarray, length: int, tokenizer: Tokenizer, *, truncation: Truncation = "keep_sep") -> PackedText:
     """Lays out ``[CLS] pieces [SEP]`` and padding in ``length`` tokens; the tail of a long text is cut off.
 
     Args:
         pieces: [n] ids of word pieces.
         length: T, at least 2.
         tokenizer: knows the special ids.
+        truncation: ``keep_sep`` cuts the pieces (vilbert-multi-task); ``cut`` cuts the finished row, so that a long
+            text has no [SEP] (vilbert_beta, whose fine-tuned checkpoints saw it so).
 
     Returns:
         The row. Piece i stands at token i + 1.
     """
-    pieces = pieces[: length - 2]
+    if truncation == "keep_sep":
+        pieces = pieces[: length - 2]
+    row = np.concatenate([[tokenizer.cls_id], pieces, [tokenizer.sep_id]])[:length]
     token_ids = np.zeros(length, np.int32)
-    token_ids[0], token_ids[len(pieces) + 1] = tokenizer.cls_id, tokenizer.sep_id
-    token_ids[1 : len(pieces) + 1] = pieces
-    return PackedText(token_ids, np.arange(length) < len(pieces) + 2)
+    token_ids[: len(row)] = row
+    return PackedText(token_ids, np.arange(length) < len(row))
+
+
+class PackedPair(NamedTuple):
+    """One row of two texts."""
+
+    token_ids: np.ndarray  # [T] int32, 0 in padding
+    token_types: np.ndarray  # [T] int32, 0 up to the first [SEP], 1 in the second text, 0 in padding
+    text_mask: np.ndarray  # [T] bool, True = a token
+
+
+def pack_pair(first: np.ndarray, second: np.ndarray, length: int, tokenizer: Tokenizer) -> PackedPair:
+    """Lays out ``[CLS] first [SEP] second [SEP]``; where both are too long together, the longer one loses its tail.
+
+    Source: ``_truncate_seq_pair`` of vilbert_beta, without its side effect: there a question that was cut for one
+    choice stays cut for the next ones.
+
+    Args:
+        first: [n] ids of word pieces.
+        second: [m] ids of word pieces.
+        length: T, at least 3.
+        tokenizer: knows the special ids.
+    """
+    room = length - 3
+    # Cutting one piece at a time off the longer text, off the second where both are as long.
+    num_first = min(len(first), max(room - len(second), (room + 1) // 2))
+    num_second = min(len(second), room - num_first)
+    row = np.concatenate(
+        [[tokenizer.cls_id], first[:num_first], [tokenizer.sep_id], second[:num_second], [tokenizer.sep_id]]
+    )
+    token_ids, token_types = np.zeros(length, np.int32), np.zeros(length, np.int32)
+    token_ids[: len(row)] = row
+    token_types[num_first + 2 : len(row)] = 1
+    return PackedPair(token_ids, token_types, np.arange(length) < len(row))
 
 
 def load_tokenizer(vocab: str | Path) -> Tokenizer:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_WHOLE_IMAGE = np.array([0, 0, 1, 1, 1], np.float32)
+WHOLE_IMAGE = np.array([0, 0, 1, 1, 1], np.float32)
 
 
 class RegionRow(NamedTuple):
@@ -62,7 +62,7 @@ def region_row(
     """
     num_used = len(features) + 1
     region_boxes = np.zeros((num_slots, 5), np.float32)
-    region_boxes[0], region_boxes[1:num_used] = _WHOLE_IMAGE, locations
+    region_boxes[0], region_boxes[1:num_used] = WHOLE_IMAGE, locations
     return RegionRow(
         stored_features=pad_rows(features, num_slots - 1),
         feature_scales=pad_rows(scales, num_slots - 1),

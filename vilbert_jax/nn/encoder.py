@@ -3,22 +3,53 @@
 B batch, T text length, R regions, Dt and Dv widths of the streams.
 """
 
+import itertools
+
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float
 
-from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.config import LayerKind, ViLBERTConfig
 from vilbert_jax.nn.coattention import CoAttentionLayer
 from vilbert_jax.nn.layers import TransformerLayer
 
 
 class TwoStreamEncoder(nn.Module):
-    """Runs ``config.schedule()``. Layers are unrolled: they are unlike, and their names are the checkpoint's."""
+    """Runs ``config.schedule()``. Layers are unrolled: they are unlike, and their names are the checkpoint's.
+
+    Until the first co-attention layer the streams do not know each other, so ``begin_text`` and ``begin_regions`` can
+    run once a caption and once an image when every caption meets every image; ``finish`` runs once a pair.
+    """
 
     config: ViLBERTConfig
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        """Declares the layers; flax names them after the list and the position: ``text_layer_0``."""
+        config = self.config
+        self.text_layer = [TransformerLayer(config, config.text) for _ in range(config.text.num_layers)]
+        self.region_layer = [TransformerLayer(config, config.regions) for _ in range(config.regions.num_layers)]
+        num_co_layers = len(config.text_co_layers) if config.use_coattention else 0
+        self.co_layer = [CoAttentionLayer(config) for _ in range(num_co_layers)]
+
+    def begin_text(
+        self, text: Float[Array, "B T Dt"], text_mask: Bool[Array, "B T"], *, deterministic: bool
+    ) -> Float[Array, "B T Dt"]:
+        """Text layers before the first co-attention layer; all of them in a model without co-attention."""
+        for kind, i in self._begin():
+            if kind == "text":
+                text = self.text_layer[i](text, text_mask, deterministic=deterministic)
+        return text
+
+    def begin_regions(
+        self, regions: Float[Array, "B R Dv"], region_mask: Bool[Array, "B R"], *, deterministic: bool
+    ) -> Float[Array, "B R Dv"]:
+        """Region layers before the first co-attention layer; all of them in a model without co-attention."""
+        for kind, i in self._begin():
+            if kind == "region":
+                regions = self.region_layer[i](regions, region_mask, deterministic=deterministic)
+        return regions
+
+    def finish(
         self,
         text: Float[Array, "B T Dt"],
         regions: Float[Array, "B R Dv"],
@@ -27,16 +58,16 @@ class TwoStreamEncoder(nn.Module):
         *,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T Dt"], Float[Array, "B R Dv"]]:
-        """Returns the final states of both streams."""
-        config = self.config
-        for kind, i in config.schedule():
+        """The first co-attention layer and everything behind it; nothing in a model without co-attention."""
+        for kind, i in list(self.config.schedule())[len(self._begin()) :]:
             if kind == "co":
-                layer = CoAttentionLayer(config, name=f"co_layer_{i}")
-                text, regions = layer(text, regions, text_mask, region_mask, deterministic=deterministic)
+                text, regions = self.co_layer[i](text, regions, text_mask, region_mask, deterministic=deterministic)
             elif kind == "text":
-                layer = TransformerLayer(config, config.text, name=f"text_layer_{i}")
-                text = layer(text, text_mask, deterministic=deterministic)
+                text = self.text_layer[i](text, text_mask, deterministic=deterministic)
             else:
-                layer = TransformerLayer(config, config.regions, name=f"region_layer_{i}")
-                regions = layer(regions, region_mask, deterministic=deterministic)
+                regions = self.region_layer[i](regions, region_mask, deterministic=deterministic)
         return text, regions
+
+    def _begin(self) -> list[tuple[LayerKind, int]]:
+        """The schedule up to the first co-attention layer."""
+        return list(itertools.takewhile(lambda layer: layer[0] != "co", self.config.schedule()))

@@ -21,6 +21,7 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
 from vilbert_jax.tasks import regions
+from vilbert_jax.tasks.fit import misfits, require_fit
 
 Batch = Mapping[str, Any]
 Params = Any
@@ -42,24 +43,17 @@ def check_fit(config: ViLBERTConfig, source: PretrainingSource, text_length: int
     Raises:
         InputError: naming every field of the model that does not fit, and the value that would.
     """
-    pairs = {
-        "region_feature_dim": (config.region_feature_dim, source.contract.feature_dim, "width of the region features"),
-        "region_target_dim": (config.region_target_dim, source.target_dim, "width of the region targets"),
-        "vocab_size": (config.vocab_size, source.tokenizer.vocab_size, "size of the vocabulary"),
-    }
-    problems = [
-        f"model.{name} is {ours}, the {what} is {theirs}: set --config.model.{name}={theirs}"
-        for name, (ours, theirs, what) in pairs.items()
-        if ours != theirs
-    ]
-    if text_length > config.max_text_length:
-        problems.append(f"text_length is {text_length}, the model has {config.max_text_length} positions")
+    problems = misfits(config, source.contract, source.tokenizer, text_length)
+    if config.region_target_dim != source.target_dim:
+        problems.append(
+            f"model.region_target_dim is {config.region_target_dim}, the width of the region targets is "
+            f"{source.target_dim}: set --config.model.region_target_dim={source.target_dim}"
+        )
     if config.num_task_embeddings:
         problems.append("pre-training knows no task tokens: set --config.model.num_task_embeddings=0")
     if config.region_objective == "nce" and num_microbatches > 1:
         problems.append("the nce objective draws negatives from the whole batch: set num_microbatches=1")
-    if problems:
-        raise InputError("the model and the data do not fit together:\n  " + "\n  ".join(problems))
+    require_fit(problems)
 
 
 def loss_weights(given: Mapping[str, float]) -> dict[str, float]:

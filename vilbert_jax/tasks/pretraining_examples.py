@@ -9,16 +9,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from vilbert_jax.data.pictures import Picture
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_codec import RegionRecord
 from vilbert_jax.model import ViLBERTForPretraining
+from vilbert_jax.tasks.drawing import QUIET, RIGHT, STYLE, bar_colour, draw_attention, draw_picture
 from vilbert_jax.tasks.pretraining import model_inputs
+from vilbert_jax.tasks.region_attention import last_text_attention
 
 NUM_GUESSES = 4
-_RIGHT, _WRONG, _QUIET = "#2a9d5c", "#c8553d", "#8a8f98"
 
 
 class Guess(NamedTuple):
@@ -52,7 +52,7 @@ def guess_words(
     )
     output, variables = jax.device_get(apply(params, batch))
     probs = jax.nn.softmax(output.token_logits[:, 0].astype(np.float32))
-    maps = _last_text_attention(variables["intermediates"], batch["region_mask"], batch["token_ids"].shape[1])
+    maps = last_text_attention(variables["intermediates"], batch["region_mask"], batch["token_ids"].shape[1])
     guesses = []
     for i, probe in enumerate(probes):
         best = np.argsort(-probs[i])[:NUM_GUESSES]
@@ -93,7 +93,7 @@ def draw_examples(
     rows = [row for row in spread if len(source.tokenizer.encode(source.pair(row)[1]))]  # a caption may be empty
     guesses = guess_words(model, params, source, rows)
     num_rows = -(-len(guesses) // 2)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 2.7 * num_rows), layout="constrained")
         grid = figure.subplots(num_rows, 4, squeeze=False, width_ratios=[1.15, 1, 1.15, 1]).reshape(-1, 2)
         for axes in grid.ravel():
@@ -105,40 +105,9 @@ def draw_examples(
         figure.savefig(path, dpi=110)
 
 
-def _last_text_attention(intermediates: Any, region_mask: np.ndarray, text_length: int) -> np.ndarray:
-    """[B, T, S] probabilities; without co-attention layers there is nothing to show and every region counts alike."""
-    layers = intermediates["trunk"]["encoder"]
-    last = max((name for name in layers if name.startswith("co_layer_")), key=lambda n: int(n[9:]), default=None)
-    if last is None:
-        uniform = region_mask / region_mask.sum(1, keepdims=True)
-        return np.repeat(uniform[:, None], text_length, axis=1)
-    return np.asarray(layers[last]["text_attention"]["attention_probs"][0], np.float32).mean(1)
-
-
 def _draw_regions(axes: Axes, guess: Guess, picture: np.ndarray | None) -> None:
-    record = guess.record
-    blank = np.full((record.height, record.width, 3), 245, np.uint8)
-    extent = (0, record.width, record.height, 0)
-    axes.imshow(blank if picture is None else picture, extent=extent, interpolation="lanczos")
-    share = guess.attention[1:] / max(guess.attention.max(), 1e-6)
-    for k in np.argsort(share):
-        x1, y1, x2, y2 = record.boxes[k]
-        strong = share[k] > 0.5
-        axes.add_patch(
-            Rectangle(
-                (x1, y1),
-                x2 - x1,
-                y2 - y1,
-                fill=False,
-                linewidth=0.8 + 2.4 * share[k],
-                edgecolor="#ffb703" if strong else "white",
-                alpha=float(0.35 + 0.65 * share[k]),
-            )
-        )
-        if strong:
-            axes.text(x1 + 2, y1 + 2, f"{guess.attention[k + 1]:.0%}", color="black", fontsize=7, va="top",
-                      bbox={"facecolor": "#ffb703", "edgecolor": "none", "pad": 1.2})  # fmt: skip
-    axes.set_title(f"whole picture {guess.attention[0]:.0%}", fontsize=7, color=_QUIET, loc="right", pad=2)
+    draw_picture(axes, picture, guess.record.width, guess.record.height)
+    draw_attention(axes, guess.record.boxes, guess.attention)
 
 
 def _draw_guesses(axes: Axes, guess: Guess) -> None:
@@ -148,12 +117,12 @@ def _draw_guesses(axes: Axes, guess: Guess) -> None:
     axes.text(0, 0.98, _wrap(shown, 34), va="top", fontsize=11)
     for k, (word, prob) in enumerate(zip(guess.words, guess.probs, strict=True)):
         y = 0.5 - 0.125 * k
-        colour = _RIGHT if word == truth else _WRONG if k == 0 else _QUIET
+        colour = bar_colour(word == truth, k == 0)
         axes.barh(y, 0.55 * float(prob), left=0.3, height=0.09, color=colour, alpha=0.85)
         axes.text(0.28, y, word, ha="right", va="center", color=colour, fontweight="bold" if word == truth else None)
-        axes.text(0.31 + 0.55 * float(prob), y, f"{prob:.0%}", va="center", fontsize=8, color=_QUIET)
+        axes.text(0.31 + 0.55 * float(prob), y, f"{prob:.0%}", va="center", fontsize=8, color=QUIET)
     if truth not in guess.words:
-        axes.text(0, 0.02, f"hidden: {truth}", fontsize=8, color=_RIGHT)
+        axes.text(0, 0.02, f"hidden: {truth}", fontsize=8, color=RIGHT)
 
 
 def _wrap(words: Sequence[str], width: int) -> str:

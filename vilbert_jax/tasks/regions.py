@@ -1,7 +1,8 @@
 """Regions on the device: from the compact arrays of a batch to what the model reads and predicts.
 
 B batch, S = R + 1 slots (slot 0 is the global region), R regions, F feature width, C classes, K classes kept a region.
-A batch holds the fields of ``vilbert_jax.data.transforms.RegionRow``. Decoding here, inside the compiled step, keeps
+A batch of pre-training holds the fields of ``vilbert_jax.data.transforms.RegionRow``, one of a downstream task those of
+``vilbert_jax.data.task_regions.TaskRegions``. Decoding here, inside the compiled step, keeps
 hosts, worker queues and the link to the device at a quarter of the float32 bytes.
 """
 
@@ -25,6 +26,13 @@ def visible_features(batch: Batch) -> Array:
     shown = decoded_features(batch) * jnp.asarray(batch["region_visible"])[..., None]
     pooled = shown.sum(axis=1, keepdims=True) / jnp.asarray(batch["num_pooled"])[:, None, None]
     return jnp.concatenate([pooled, shown], axis=1)
+
+
+def task_features(batch: Batch) -> Array:
+    """[...,S,F] float32: the global region and the detected ones, of a batch with the fields of ``TaskRegions``."""
+    scales, pooled = jnp.asarray(batch["feature_scales"]), jnp.asarray(batch["global_feature"])
+    features = jnp.asarray(batch["stored_features"]).astype(jnp.float32) * scales[..., None]
+    return jnp.concatenate([pooled[..., None, :], features], axis=-2)
 
 
 def class_targets(batch: Batch, num_classes: int) -> Array:

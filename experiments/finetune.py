@@ -1,0 +1,81 @@
+"""Fine-tunes a task: python experiments/finetune.py --config=configs/vqa.py --config.init_from=PATH [--workdir=DIR].
+
+PATH is a pre-training run, a checkpoint, a released file or a BERT. Starting again with the same workdir resumes. At
+the end it holds best/ (the parameters that scored highest), checkpoints/, metrics.jsonl, tensorboard/, report.png.
+"""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+
+import vilbert_jax as vj
+from tfds_builders import embedded
+from vilbert_jax import cli
+from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init, starting_point
+from vilbert_jax.data import Dataset
+from vilbert_jax.data.annotations import data_folder
+from vilbert_jax.evaluation.results import table
+from vilbert_jax.model import init_params
+from vilbert_jax.sharding import MeshConfig, make_mesh
+from vilbert_jax.tasks import task as tasks
+from vilbert_jax.training.best import Selection
+from vilbert_jax.training.evaluation import PredictionEvaluation
+from vilbert_jax.training.logging import METRICS_FILE, last_metrics
+from vilbert_jax.training.loop import TrainingConfig, train
+from vilbert_jax.training.optimizer import OptimizerConfig
+from vilbert_jax.training.report import write_report
+
+
+def main(config: Any, workdir: pathlib.Path) -> None:
+    task = cli.build_task(config)
+    training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
+    optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
+    make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
+    embedded.ensure(task.data.embedded_names(), data_folder(task.data.data_dir))
+    reading = dict(batch_size=config.batch_size, seed=config.seed)
+    reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())
+    training_data = Dataset(task.open(config.train_split, training=True), shuffle=True, **reading)
+    held_out = Dataset(task.open(config.eval_split, training=False), shuffle=False, **reading)
+    source, examples = held_out.source, training_data.source.examples
+
+    outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
+    init_config, model_config = starting_point(init_config, model_config, task.heads, outputs)
+    tasks.check_fit(model_config, task, examples)
+    model = vj.ViLBERTForTasks(model_config, task.heads)
+    initial_params = prepare_init(
+        init_config,
+        model,
+        workdir,
+        tokenizer=examples.tokenizer,
+        contract=examples.contract,
+        outputs=outputs,
+        outputs_stated=bool(config.get("answer_labels", "")),
+    )
+    predict_fn, score_fn = tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source)
+    result = train(
+        training_config,
+        workdir=workdir,
+        init_params=functools.partial(init_params, model),
+        loss_fn=tasks.make_loss_fn(task, model),
+        loss_weights={tasks.LOSS: 1.0},
+        dataset=training_data,
+        evaluations={"validation": PredictionEvaluation(predict_fn, score_fn, held_out)},
+        selection=Selection("validation", task.metric),
+        identity=tasks.identity(model_config, task, examples, outputs, config.init_from),
+        initial_params=initial_params,
+        tokenizer_json=examples.tokenizer.to_json(),
+        optimizer=optimizer,
+        mesh=mesh,
+    )
+    if result.interrupted:
+        print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
+    elif jax.process_index() == 0:
+        write_report(workdir / METRICS_FILE, workdir / "report.png")
+        print(table(last_metrics(workdir / METRICS_FILE, "eval/validation/")))
+        print(f"best parameters: {workdir / 'best'}   curves: {workdir / 'report.png'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

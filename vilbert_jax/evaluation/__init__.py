@@ -1,0 +1,1 @@
+"""Scoring a trained model: what is more than one pass over a split."""

@@ -1,0 +1,66 @@
+"""A checkpoint opened for an evaluation: its model, its parameters on the mesh, what is known about it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vilbert_jax.checkpoints.agreement import Outputs, check_data, check_outputs
+from vilbert_jax.checkpoints.conversion import fingerprint
+from vilbert_jax.checkpoints.pretrained import load_pretrained
+from vilbert_jax.checkpoints.sources import open_source
+from vilbert_jax.data.examples import Examples
+from vilbert_jax.errors import InputError
+from vilbert_jax.model import ViLBERTForTasks
+from vilbert_jax.paths import named_leaves
+from vilbert_jax.tasks.fit import misfits, require_fit
+
+
+class Loaded(NamedTuple):
+    """A model for one task."""
+
+    model: ViLBERTForTasks
+    params: dict[str, Any]
+    facts: Mapping[str, Any]  # for metrics.json: what the checkpoint is and a fingerprint of the parameters
+
+
+def load_for(
+    heads: tuple[str, ...],
+    checkpoint: str,
+    examples: Examples,
+    outputs: Outputs,
+    *,
+    outputs_stated: bool,
+    allow_other_features: bool,
+) -> Loaded:
+    """Loads the heads that a task reads, on the active mesh.
+
+    Args:
+        heads: of ``ViLBERTForTasks``.
+        checkpoint: any source of ``load_pretrained`` that has these heads.
+        examples: that it is to be evaluated on.
+        outputs: what the outputs of answer heads mean in the data.
+        outputs_stated: the user named them for this very checkpoint.
+        allow_other_features: go on although it was trained on other region features.
+
+    Raises:
+        InputError: no checkpoint is named, it lacks a head, or it does not belong to the data.
+    """
+    if not checkpoint:
+        raise InputError("--checkpoint is missing: name a run, a checkpoint folder, or a released file")
+    source = open_source(checkpoint)
+    if missing := sorted(set(heads) - set(source.heads)):
+        raise InputError(
+            f"{checkpoint} ({source.kind}) has no {', '.join(missing)} head, only {', '.join(source.heads) or 'none'}: "
+            "fine-tune it first with experiments/finetune.py and the same config, then evaluate that run"
+        )
+    require_fit(misfits(source.config, examples.contract, examples.tokenizer, examples.config.text_length))
+    check_data(
+        source, tokenizer=examples.tokenizer, contract=examples.contract, allow_other_features=allow_other_features
+    )
+    check_outputs(source, heads, outputs, stated=outputs_stated)
+    model, params = load_pretrained(checkpoint, heads=heads)
+    assert isinstance(model, ViLBERTForTasks)
+    mark = fingerprint({path: np.asarray(leaf) for path, leaf in named_leaves(params).items()})
+    facts = {"name": checkpoint, "kind": source.kind, "parameters": mark}
+    return Loaded(model, params, facts | {"provenance": source.described_provenance()})

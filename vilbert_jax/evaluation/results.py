@@ -1,0 +1,114 @@
+"""What an evaluation leaves behind: metrics.json, predictions.json; and what keeps it from reporting half a split."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+from vilbert_jax.data.examples import Examples
+from vilbert_jax.errors import InputError
+from vilbert_jax.tasks.task import Predictions, Scored, Task
+
+METRICS, PREDICTIONS = "metrics.json", "predictions.json"
+
+
+def require_whole_split(examples: Examples, *, allow_missing: bool) -> None:
+    """Raises InputError where rows of the split have no regions: a score on the rest is not the split's.
+
+    Args:
+        examples: the opened split.
+        allow_missing: go on; metrics.json then says how many are missing.
+    """
+    coverage = examples.coverage
+    if coverage.pairs_used < coverage.pairs and not allow_missing:
+        raise InputError(
+            f"split {examples.split!r} of {examples.config.annotations!r} has {coverage.pairs:,} rows, and the region "
+            f"store {examples.stores[0].path} has no image for {coverage.pairs - coverage.pairs_used:,} of them "
+            f"({coverage.images_absent:,} images): a score on {coverage} would not be comparable. Add the images to "
+            "the store, or set --config.allow_missing=True to score what is there and say so in metrics.json."
+        )
+
+
+def describe(task: Task, examples: Examples) -> dict[str, Any]:
+    """What the scores of a split belong to, for metrics.json: task, settings, data, what is missing.
+
+    Args:
+        task: a dataclass whose fields besides ``data`` are its settings, such as the rules of its metric.
+        examples: the opened split.
+    """
+    coverage = examples.coverage
+    info = getattr(examples.rows, "dataset_info", None)
+    fields = [field.name for field in dataclasses.fields(cast(Any, task)) if field.name != "data"]
+    return {
+        "task": f"{type(task).__module__}:{type(task).__name__}",
+        "settings": {name: getattr(task, name) for name in fields},
+        "ties": "the first of equal scores",
+        "split": examples.split,
+        "examples_of_split": coverage.pairs,
+        "examples_missing": coverage.pairs - coverage.pairs_used,
+        "annotations": examples.config.annotations if info is None else info.full_name,
+        "rows": f"sha256:{coverage.manifest}",
+        "regions": [
+            {"store": str(store.path), "images": len(store), "contract": store.contract.to_json()}
+            for store in examples.stores
+        ],
+        "vocabulary": examples.tokenizer.fingerprint,
+        "blank_pictures": examples.config.blank_pictures,
+    }
+
+
+@runtime_checkable
+class HasLeaderboardFile(Protocol):
+    """A task whose leaderboard does not take JSON."""
+
+    def write_leaderboard(self, submission: Any, folder: Path, /) -> None:
+        """Writes the file, where the submission has all that it needs."""
+        ...
+
+
+def write_results(
+    task: Task,
+    source: Any,
+    folder: Path,
+    *,
+    predictions: Predictions,
+    facts: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    scored: Scored | None,
+) -> None:
+    """Writes predictions.json, checks what it says, and metrics.json last: where it is, the evaluation is complete.
+
+    Args:
+        task: the task.
+        source: the examples of the split.
+        folder: where they go; created.
+        predictions: of all examples.
+        facts: from ``describe``.
+        checkpoint: what was evaluated.
+        scored: the metrics; None where the split has no labels.
+
+    Raises:
+        InputError: the leaderboard would refuse the predictions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(task.submission(source, predictions), ensure_ascii=False)
+    task.check_submission(source, json.loads(text))
+    _write(folder / PREDICTIONS, text)
+    if isinstance(task, HasLeaderboardFile):
+        task.write_leaderboard(json.loads(text), folder)
+    metrics = None if scored is None else scored.metrics
+    _write(folder / METRICS, json.dumps({"metrics": metrics, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """The metrics for people, one a line."""
+    width = max(map(len, metrics))
+    return "\n".join(f"{name:{width}}  {value:8.2f}" for name, value in metrics.items())
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)
