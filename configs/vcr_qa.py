@@ -42,5 +42,7 @@ def get_config(data: str = "vcr") -> ConfigDict:
         shared["make_small"](config, "scenes/choice_small")
         config.given_regions = "scenes/given_regions_small"
         config.batch_size = 32  # of four pairs each
+        config.total_steps = 1000
+        config.eval_every = 250
         config.text_length = 26
     return config

@@ -33,7 +33,7 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
     facts = results.describe(task, source.examples)
     with jax.set_mesh(mesh):
         loaded = load_for(
-            task.heads,
+            task,
             checkpoint,
             source.examples,
             task.outputs(source),
@@ -44,13 +44,14 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
         output.mkdir(parents=True, exist_ok=True)
         look = functools.partial(attended_regions, task, loaded.model, loaded.params, source)
         draw_results(task, source, *outcome, output / "examples.png", picture=picture, attention=look)
-    found = dict(predictions=outcome.predictions, scored=outcome.scored)
-    results.write_results(task, source, output, facts=facts, checkpoint=loaded.facts, **found)
+    results.write_results(task, source, output, outcome, facts=facts, checkpoint=loaded.facts)
     print(results.table(outcome.scored.metrics) if outcome.scored else "the split has no labels: no scores")
     print(f"{output}: {results.METRICS}, {results.PREDICTIONS}, examples.png")
 
 
-FLAGS = dict(folder="output", flags={"checkpoint": "What to evaluate.", "split": "Of the data; default: eval_split."})
+run = functools.partial(
+    cli.run, main, folder="output", flags={"checkpoint": "What to evaluate.", "split": "Of the data; see eval_split."}
+)
 
 if __name__ == "__main__":
-    cli.run(main, **FLAGS)
+    run()

@@ -20,6 +20,7 @@ from vilbert_jax.evaluation.results import table
 from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import task as tasks
+from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.training.best import Selection
 from vilbert_jax.training.evaluation import PredictionEvaluation
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
@@ -41,19 +42,13 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     source, examples = held_out.source, training_data.source.examples
 
     outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
-    init_config, model_config = starting_point(init_config, model_config, task.heads, outputs)
+    init_config, model_config = starting_point(init_config, model_config, task.heads, outputs, workdir)
     tasks.check_fit(model_config, task, examples)
     model = vj.ViLBERTForTasks(model_config, task.heads)
-    initial_params = prepare_init(
-        init_config,
-        model,
-        workdir,
-        tokenizer=examples.tokenizer,
-        contract=examples.contract,
-        outputs=outputs,
-        outputs_stated=bool(config.get("answer_labels", "")),
-    )
+    stated, facts = bool(config.get("answer_labels", "")), (examples.tokenizer, examples.contract)
+    initial_params = prepare_init(init_config, model, workdir, *facts, outputs=outputs, outputs_stated=stated)
     predict_fn, score_fn = tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source)
+    covered = {config.train_split: examples.coverage, config.eval_split: source.examples.coverage}
     result = train(
         training_config,
         workdir=workdir,
@@ -66,6 +61,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         identity=tasks.identity(model_config, task, examples, outputs, config.init_from),
         initial_params=initial_params,
         tokenizer_json=examples.tokenizer.to_json(),
+        notes=report_coverage(covered),
         optimizer=optimizer,
         mesh=mesh,
     )

@@ -19,6 +19,7 @@ from vilbert_jax.data.annotations import data_folder
 from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
+from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.tasks.pretraining_examples import draw_examples
 from vilbert_jax.training.evaluation import MeanEvaluation
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
@@ -39,9 +40,8 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         [name for name in (config.annotations, config.regions) if name.startswith("scenes/")],
         data_folder(config.data_dir),
     )
-    placement = dict(host_index=jax.process_index(), host_count=jax.process_count())
-    training_data = make_dataset(data_config, "train", **placement)
-    held_out = make_dataset(data_config, config.eval_split, **placement)
+    place = dict(host_index=jax.process_index(), host_count=jax.process_count())
+    training_data, held_out = (make_dataset(data_config, split, **place) for split in ("train", config.eval_split))
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
 
     model, source = vj.ViLBERTForPretraining(model_config), training_data.source
@@ -60,7 +60,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         identity=pretraining.identity(model_config, source, config.init_from),
         initial_params=prepare_init(init_config, model, workdir, tokenizer=source.tokenizer, contract=source.contract),
         tokenizer_json=source.tokenizer.to_json(),
-        notes=pretraining.report_coverage({"train": source, config.eval_split: held_out.source}),
+        notes=report_coverage({"train": source.coverage, config.eval_split: held_out.source.coverage}),
         optimizer=optimizer,
         mesh=mesh,
     )

@@ -164,7 +164,11 @@ def tokens(*words):
     return json.dumps(words)
 
 
-TOKEN_FEATURES = {**CHOICE_FEATURES, "objects": TEXTS(), "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32)}
+TOKEN_FEATURES = {
+    **CHOICE_FEATURES,
+    "objects": TEXTS(),
+    "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+}
 _OBJECTS, _BOXES = ["person", "dog", "person"], np.zeros((3, 4), np.float32)
 _TAGGED = tokens("Why", "is", [0], "petting", [1], "?")
 _TAGGED_ANSWERS = [tokens([0, 2], "are", "old", "."), tokens([1], "is", "red"), tokens([2]), tokens("a", "kite")]

@@ -96,7 +96,7 @@ def parse(
         raise InputError(f"arguments not understood: {' '.join(rest)}\n{usage}")
     path, _, argument = name.partition(":")
     stem = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
-    further = {flag: values[flag].value for flag in helps if flag != folder}
+    further = {flag: str(values[flag].value) for flag in helps if flag != folder}
     return config, pathlib.Path(values[folder].value or pathlib.Path("runs", stem)), further
 
 
@@ -109,14 +109,14 @@ def build_task(config: ConfigDict) -> Task:
     module, _, name = str(config.task).partition(":")
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"config.task {config.task!r} cannot be loaded ({error}): write module:Class, such as "
             "vilbert_jax.tasks.vqa:VQA; a module of your own must be in vilbert_jax/tasks or on PYTHONPATH"
         ) from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InputError(f"config.task {config.task!r} names a {type(cls).__name__}, not a task: a task is a dataclass")
-    return build(cls, config, data=build(ExamplesConfig, config))
+    return cast(Task, build(cls, config, data=build(ExamplesConfig, config)))
 
 
 def build(cls: Callable[..., T], config: ConfigDict, **more: Any) -> T:

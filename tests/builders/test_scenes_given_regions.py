@@ -107,7 +107,7 @@ def test_the_detector_and_the_public_stores_keep_their_contract():
     contract = scenes.Builder(config="regions_small").feature_contract()
     assert contract.weights_hash == "aa44275e8ae6de20"
     assert contract.selection_rule == "5 to 12 noisy boxes in random order"
-    assert str(scenes.Builder.VERSION) == "1.1.0"
+    assert str(scenes.Builder.VERSION) == "1.2.0"
 
 
 def test_every_expression_speaks_of_a_box_in_the_store(given):

@@ -190,6 +190,12 @@ def test_multiple_choice_is_well_formed_and_positions_are_even():
     assert len({chosen.question.split()[0] for _, chosen in CHOSEN}) >= 4
 
 
+def looks_like(scene, name, value):
+    """Whether the one thing of this name has this attribute."""
+    (i,) = described(scene, name)
+    return value in (getattr(scene.things[i], kind) for kind in world.ATTRIBUTES)
+
+
 def test_right_choices_are_true_and_wrong_ones_false():
     for scene, chosen in CHOSEN:
         if match := re.fullmatch(r"where is (the .*)\?", chosen.question):
@@ -202,9 +208,26 @@ def test_right_choices_are_true_and_wrong_ones_false():
             count = len(described(scene, match[1]))
             number = ("no", "one", "two", "three", "four", "five")[count]
             true = [f" {number} " in answer for answer in chosen.answers]
+        elif match := re.fullmatch(r"what (?:color is|shape is|pattern does) (the .*?)(?: have)?\?", chosen.question):
+            true = [looks_like(scene, match[1], answer.split()[-1]) for answer in chosen.answers]
+        elif match := re.fullmatch(r"what is (\w+)\?", chosen.question):
+            true = [looks_like(scene, answer, match[1]) for answer in chosen.answers]
         else:
             continue
         assert true == [k == chosen.answer for k in range(4)], (chosen, scene.image_id)
+
+
+def test_reasons_for_what_something_looks_like_are_true_of_both_things():
+    seen = 0
+    for scene, chosen in CHOSEN:
+        asked = re.fullmatch(r"what (?:color is|shape is|pattern does) (the .*?)(?: have)?\?", chosen.question)
+        for k, reason in enumerate(chosen.reasons if asked else ()):
+            said = re.fullmatch(r"it is (?:an? )?(\w+) and (the .*) is (?:an? )?(\w+)", reason)
+            of_it, other, of_other = said.groups()
+            true = looks_like(scene, asked[1], of_it) and looks_like(scene, other, of_other)
+            assert true == (k == chosen.reason), (chosen, scene.image_id)
+            seen += 1
+    assert seen > 20
 
 
 @pytest.mark.parametrize("kind", ["is red and", "nearer to the"])

@@ -66,7 +66,7 @@ def evaluate(root, recipe, output, *more):
     """Runs the command in this process, on eight devices; returns metrics.json and predictions.json."""
     main = runpy.run_path(EVALUATE)
     with pytest.raises(SystemExit) as exit_info:
-        main["cli"].run(main["main"], flags(root, recipe, output, *more), **main["FLAGS"])
+        main["run"](flags(root, recipe, output, *more))
     assert exit_info.value.code == 0
     return [json.loads(pathlib.Path(output, name).read_text()) for name in ("metrics.json", "predictions.json")]
 
@@ -75,7 +75,7 @@ def refused(capfd, root, recipe, output, *more):
     """The one message of a command that cannot work."""
     main = runpy.run_path(EVALUATE)
     with pytest.raises(SystemExit) as exit_info:
-        main["cli"].run(main["main"], flags(root, recipe, output, *more), **main["FLAGS"])
+        main["run"](flags(root, recipe, output, *more))
     assert exit_info.value.code == 2
     assert not pathlib.Path(output, "metrics.json").exists()
     message = capfd.readouterr().err
@@ -96,7 +96,7 @@ import json, runpy, sys
 for argv in json.loads(sys.argv[1]):
     main = runpy.run_path(argv[0])
     try:
-        main["cli"].run(main["main"], argv, **main["FLAGS"])
+        main["run"](argv)
     except SystemExit as done:
         assert done.code == 0
 """

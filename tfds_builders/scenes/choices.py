@@ -14,6 +14,7 @@ from tfds_builders.scenes import world
 from tfds_builders.scenes.language import (
     NUMBERS,
     PREPOSITIONS,
+    article,
     choice,
     join,
     leans,
@@ -27,6 +28,11 @@ from tfds_builders.scenes.world import ATTRIBUTES, Scene
 
 QUESTIONS_A_SCENE = 2
 _TRIES = 400
+_QUESTIONS = {
+    "colour": "what color is {}?",
+    "texture": "what pattern does {} have?",
+    "shape": "what shape is {}?",
+}
 _EDGES = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
 
 
@@ -99,6 +105,44 @@ def _where(rng: np.random.Generator, scene: Scene) -> _Asked:
     wrong_reasons += [f"{a} covers a part of {b}", f"{b} covers a part of {a}"]
     right = f"it is {choice(rng, PREPOSITIONS[side])} {b}"
     return f"where is {a}?", right, wrong, f"{a} is nearer to the {_EDGES[side]} edge than {b}", wrong_reasons
+
+
+def _what_is(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """What color is the star? It is red, as against the blue of the ring."""
+    kind = choice(rng, [*_QUESTIONS])
+    i, j = (int(k) for k in rng.choice(len(scene.things), 2, replace=False))
+    a, b = (the_thing(rng, scene, k, without=[kind]) for k in (i, j))
+    if not a or not b:
+        return None
+    value, other = (getattr(scene.things[k], kind) for k in (i, j))
+    right, wrong = f"it is {_said(value)}", [f"it is {_said(v)}" for v in _tempting(rng, scene, kind, value)]
+    reasons = [f"{right} and {b} is {_said(v)}" for v in _tempting(rng, scene, kind, other)]
+    return _QUESTIONS[kind].format(a), right, wrong, f"{right} and {b} is {_said(other)}", reasons
+
+
+def _what_has(rng: np.random.Generator, scene: Scene) -> _Asked:
+    """What is red? The star, and the ring is blue."""
+    kind = choice(rng, ["colour", "texture"])
+    i, j = (int(k) for k in rng.choice(len(scene.things), 2, replace=False))
+    names = [the_thing(rng, scene, k, without=[kind]) for k in range(len(scene.things))]
+    value, other = (getattr(scene.things[k], kind) for k in (i, j))
+    if None in names or matching(scene, {kind: value}) != [i]:
+        return None
+    wrong = [str(name) for k, name in enumerate(names) if k != i]
+    reasons = [f"{names[i]} is {value} and {names[j]} is {v}" for v in _tempting(rng, scene, kind, other)]
+    return f"what is {value}?", str(names[i]), wrong, f"{names[i]} is {value} and {names[j]} is {other}", reasons
+
+
+def _tempting(rng: np.random.Generator, scene: Scene, kind: str, value: str) -> list[str]:
+    """Three wrong values: those that other things of the picture have before those that none has."""
+    seen = {getattr(thing, kind) for thing in scene.things}
+    wrong = [v for v in ATTRIBUTES[kind] if v != value]
+    order = sorted(rng.permutation(len(wrong)), key=lambda k: wrong[int(k)] not in seen)
+    return [wrong[int(k)] for k in order[:3]]
+
+
+def _said(value: str) -> str:
+    return article(value) if value in ATTRIBUTES["shape"] else value
 
 
 def _why_hidden(rng: np.random.Generator, scene: Scene) -> _Asked:
@@ -190,8 +234,9 @@ def _twins(scene: Scene) -> list[tuple[int, int, str, dict[str, str]]]:
 
 def _how_many(rng: np.random.Generator, scene: Scene) -> _Asked:
     """How many striped things are there? Two, because the star and the ring are striped and nothing else is."""
-    name = choice(rng, ["colour", "texture"])
-    value = getattr(choice(rng, scene.things), name)
+    counted = [(name, v, len(matching(scene, {name: v}))) for name in ("colour", "texture") for v in ATTRIBUTES[name]]
+    count = choice(rng, sorted({n for _, _, n in counted if n}))  # the number first, or nearly all answers were "one"
+    name, value, _ = choice(rng, [entry for entry in counted if entry[2] == count])
     members = matching(scene, {name: value})
     names = [the_thing(rng, scene, k, without=[name]) for k in range(len(scene.things))]
     if None in names or len(members) > 3:
@@ -219,6 +264,8 @@ def _how_many(rng: np.random.Generator, scene: Scene) -> _Asked:
 
 _KINDS: tuple[Callable[[np.random.Generator, Scene], _Asked], ...] = (
     _where,
+    *[_what_is] * 3,  # of colour, of pattern, of shape
+    _what_has,
     _why_hidden,
     _in_common,
     _difference,

@@ -64,8 +64,12 @@ def make_configs(
 class Builder(RegionStoreBuilder):
     """Builds any config of the scenes data set; the result does not depend on the number of processes."""
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Regions as int8.", "1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.2.0": "Choices also ask what something looks like; counts are less often one.",
+        "1.1.0": "Regions as int8.",
+        "1.0.0": "First release.",
+    }
     BUILDER_CONFIGS: ClassVar[list[Any]] = [
         config for size, counts in _COUNTS.items() for config in make_configs(size, counts)
     ]

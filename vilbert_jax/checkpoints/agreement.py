@@ -1,7 +1,7 @@
 """Does a checkpoint belong to the data it is to be used on? Its vocabulary, its region features, its answers."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vilbert_jax.checkpoints.folder import find_checkpoint, read_contents
@@ -36,7 +36,7 @@ def check_data(source: Source, *, tokenizer: Tokenizer, contract: FeatureContrac
             )
 
 
-def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, stated: bool) -> None:
+def check_outputs(source: Source, loaded: Collection[str], outputs: Outputs, *, stated: bool) -> None:
     """Compares what the outputs of loaded heads mean with what the data take them to mean.
 
     An answer head is a list of logits whose order is nowhere in its shapes: with another list of answers it gives
@@ -57,8 +57,8 @@ def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, st
             if not stated:
                 raise InputError(
                     f"{source.origin} has a {head} head, but does not say which answer each of its outputs is: name "
-                    "the list that belongs to it with --config.answer_labels=FILE, or start the head at random with "
-                    f"--config.fresh_heads={head}."
+                    "the list that belongs to it with --config.answer_labels=FILE. Fine-tuning can start the head at "
+                    f"random: --config.fresh_heads={head}."
                 )
             size = getattr(source.config, SIZES[head])
             if size != len(ours):
@@ -73,8 +73,9 @@ def check_outputs(source: Source, loaded: Sequence[str], outputs: Outputs, *, st
             )
             raise InputError(
                 f"the {head} head of {source.origin} has {len(theirs)} answers, the data {len(ours)}, and they are not "
-                f"the same{first}. Use its list with --config.answer_labels={source.origin}, or start the head at "
-                f"random with --config.fresh_heads={head}."
+                f"the same{first}. Use the data it was trained on or, in a recipe with answer_labels, its list: "
+                f"--config.answer_labels={source.origin}. Fine-tuning can start the head at random: "
+                f"--config.fresh_heads={head}."
             )
 
 

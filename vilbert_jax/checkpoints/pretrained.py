@@ -101,7 +101,7 @@ def load_pretrained(
 
 
 def starting_point(
-    config: InitConfig, model_config: ViLBERTConfig, heads: Sequence[str], outputs: Outputs
+    config: InitConfig, model_config: ViLBERTConfig, heads: Sequence[str], outputs: Outputs, workdir: Path
 ) -> tuple[InitConfig, ViLBERTConfig]:
     """What fine-tuning starts from, and the model it trains.
 
@@ -113,12 +113,13 @@ def starting_point(
         model_config: from the recipe.
         heads: of the task.
         outputs: of the answer heads, which fix their sizes.
+        workdir: of the run; one that resumes does not need its source any more.
 
     Raises:
         InputError: the source cannot be used.
     """
     if config.init_from:
-        source = open_source(config.init_from)
+        source = open_source(workdir if has_checkpoints(workdir / RUN_CHECKPOINTS) else config.init_from)
         fresh = {head for head in config.fresh_heads.split(",") if head}
         if not source.text_only:
             model_config = source.config
@@ -132,9 +133,9 @@ def prepare_init(
     config: InitConfig,
     model: Model,
     workdir: Path,
-    *,
     tokenizer: Tokenizer,
     contract: FeatureContract,
+    *,
     outputs: Outputs | None = None,
     outputs_stated: bool = False,
 ) -> Callable[[Mapping[str, Any]], Initial] | None:

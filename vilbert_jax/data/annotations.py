@@ -51,6 +51,7 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
     Raises:
         InputError: no such data set, or no such split.
     """
+    split = split.replace(" ", "")
     folder = data_folder(data_dir) / name
     complete = [info.parent for info in folder.glob("*/dataset_info.json")]
     versions = [path for path in complete if tfds.core.Version.is_valid(path.name)]

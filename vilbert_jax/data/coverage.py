@@ -47,13 +47,16 @@ class Coverage:
         return f"{self.pairs_used:,} of {self.pairs:,} ({share:.1f} %)"
 
 
-def keep_covered(rows: Any, store: RegionStore, *more: RegionStore, least: float = 0.0) -> tuple[Rows, Coverage]:
+def keep_covered(
+    rows: Any, store: RegionStore, *more: RegionStore, least: float = 0.0, split: str | None = None
+) -> tuple[Rows, Coverage]:
     """The rows of an annotation set whose image is in the store, and how many that are.
 
     Args:
         rows: from ``open_annotations``, or any others with an ``image_id``.
         store: the region store.
         *more: stores that must have the image as well.
+        split: what they are called, for rows that do not say.
         least: smallest share of the rows that is accepted; none at all never is.
 
     Raises:
@@ -72,7 +75,7 @@ def keep_covered(rows: Any, store: RegionStore, *more: RegionStore, least: float
     lower = ", or set min_coverage=0 to go on with these few" if coverage.pairs_used else ""
     others = "".join(f"  {other.path} must have them too, and holds {len(other)} images\n" for other in more)
     raise InputError(
-        f"split {getattr(rows, 'split', '?')!r}: the region store has the images of only {coverage} pairs.\n"
+        f"split {split or rows.split!r}: the region store has the images of only {coverage} pairs.\n"
         f"  {'the data' if info is None else info.data_dir} names images such as {theirs}\n"
         f"  {store.path} holds images such as {ours}\n{others}"
         f"Use the store that was made from these images, one that names them alike, or a split that it covers{lower}"

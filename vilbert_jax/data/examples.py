@@ -112,7 +112,7 @@ class ExamplesConfig:
             stores.append(open_regions(self.given_regions, data_dir=self.data_dir, hint=self._hint(self.given_regions)))
             _check_same_features(*stores)
         facts = metadata(rows)
-        used, coverage = keep_covered(rows, *stores, least=self.min_coverage)
+        used, coverage = keep_covered(rows, *stores, least=self.min_coverage, split=split)
         tokenizer = load_tokenizer(self.vocab)
         return Examples(self, split, used, tuple(stores), tokenizer, coverage, facts, given)
 

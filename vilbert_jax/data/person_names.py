@@ -21,7 +21,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         InputError: no such file, no such column, or no names.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             names = [row.get("name") or "" for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of names ({error}): give a CSV file") from error

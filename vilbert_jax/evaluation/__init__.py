@@ -1,1 +1,1 @@
-"""Scoring a trained model: what is more than one pass over a split."""
+"""From a checkpoint and a split to scores, a submission and pictures."""

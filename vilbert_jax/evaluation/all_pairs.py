@@ -117,7 +117,8 @@ def score_all_pairs(
         "region_slots": _digest([np.array(num_slots)]),
     }
     num_tiles = len(image_blocks) * len(caption_blocks)
-    file = ScoreFile(folder, (len(captions), len(images)), num_tiles, {**identity, **ours})
+    meaning = {**identity, **{f"all_pairs.{name}": value for name, value in ours.items()}}
+    file = ScoreFile(folder, (len(captions), len(images)), num_tiles, meaning)
     if file.done.all():
         return file.scores
     params = jax.device_put(dict(params), state_shardings(params, mesh))

@@ -13,7 +13,7 @@ from vilbert_jax.data.examples import Examples
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import ViLBERTForTasks
 from vilbert_jax.paths import named_leaves
-from vilbert_jax.tasks.fit import misfits, require_fit
+from vilbert_jax.tasks.task import Task, check_fit
 
 
 class Loaded(NamedTuple):
@@ -25,7 +25,7 @@ class Loaded(NamedTuple):
 
 
 def load_for(
-    heads: tuple[str, ...],
+    task: Task,
     checkpoint: str,
     examples: Examples,
     outputs: Outputs,
@@ -36,7 +36,7 @@ def load_for(
     """Loads the heads that a task reads, on the active mesh.
 
     Args:
-        heads: of ``ViLBERTForTasks``.
+        task: the task.
         checkpoint: any source of ``load_pretrained`` that has these heads.
         examples: that it is to be evaluated on.
         outputs: what the outputs of answer heads mean in the data.
@@ -48,13 +48,13 @@ def load_for(
     """
     if not checkpoint:
         raise InputError("--checkpoint is missing: name a run, a checkpoint folder, or a released file")
-    source = open_source(checkpoint)
+    source, heads = open_source(checkpoint), task.heads
     if missing := sorted(set(heads) - set(source.heads)):
         raise InputError(
             f"{checkpoint} ({source.kind}) has no {', '.join(missing)} head, only {', '.join(source.heads) or 'none'}: "
             "fine-tune it first with experiments/finetune.py and the same config, then evaluate that run"
         )
-    require_fit(misfits(source.config, examples.contract, examples.tokenizer, examples.config.text_length))
+    check_fit(source.config, task, examples)
     check_data(
         source, tokenizer=examples.tokenizer, contract=examples.contract, allow_other_features=allow_other_features
     )

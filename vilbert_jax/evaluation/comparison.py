@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import json
+import os
+import queue
 import statistics
 import subprocess
 import sys
@@ -43,6 +45,9 @@ class Cell(NamedTuple):
 def run_all(runs: Sequence[Run], *, parallel: int, title: str, folder: Path) -> None:
     """Runs what is not done yet, so many at a time, with a progress bar.
 
+    Where the system allows it, each run has its share of the processor cores to itself: small models gain little from
+    many threads, and runs that compete for cores lose a lot.
+
     Args:
         runs: independent of each other.
         parallel: how many at a time.
@@ -53,17 +58,22 @@ def run_all(runs: Sequence[Run], *, parallel: int, title: str, folder: Path) -> 
         InputError: a command failed; names its log. The other runs are finished first.
     """
     missing = [run for run in runs if not run.done.is_file()]
+    shares = _shares_of_cores(parallel)
     failed: list[Run] = []
     bar = tqdm.tqdm(
         total=len(runs), initial=len(runs) - len(missing), desc=title, unit="run", dynamic_ncols=True,
         mininterval=bar_interval(),
     )  # fmt: skip
     with bar, concurrent.futures.ThreadPoolExecutor(parallel) as pool:
-        running = {pool.submit(_run, run, folder): run for run in missing}
-        for future in concurrent.futures.as_completed(running):
-            bar.update()
-            if not future.result():
-                failed.append(running[future])
+        running = {pool.submit(_run, run, folder, shares): run for run in missing}
+        try:
+            for future in concurrent.futures.as_completed(running):
+                bar.update()
+                if not future.result():
+                    failed.append(running[future])
+        except KeyboardInterrupt:  # the commands got it as well, and save
+            pool.shutdown(cancel_futures=True)
+            raise
     if failed:
         raise InputError(
             f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: see {failed[0].log}. The same command "
@@ -92,14 +102,28 @@ def _shown(values: Sequence[float] | None) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def _run(run: Run, folder: Path) -> bool:
+def _shares_of_cores(count: int) -> queue.SimpleQueue[set[int]]:
+    """Sets of cores that nobody else has; empty where processes cannot be bound to cores."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    for k in range(count):
+        shares.put(set(cores[k::count]) or set(cores))
+    return shares
+
+
+def _run(run: Run, folder: Path, shares: queue.SimpleQueue[set[int]]) -> bool:
     run.log.parent.mkdir(parents=True, exist_ok=True)
-    for command in run.commands:
-        with run.log.open("a") as log:
-            print("$ python", *command, file=log, flush=True)
-            process = subprocess.run(
-                [sys.executable, *command], cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False
-            )
-        if process.returncode:
-            return False
-    return run.done.is_file()
+    cores = shares.get()
+    try:
+        return all(_finished(command, folder, run.log, cores) for command in run.commands) and run.done.is_file()
+    finally:
+        shares.put(cores)
+
+
+def _finished(command: Sequence[str], folder: Path, log: Path, cores: set[int]) -> bool:
+    with log.open("a") as file:
+        print("$ python", *command, file=file, flush=True)
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # before XLA counts them
+        return process.wait() == 0

@@ -1,15 +1,15 @@
 """What an evaluation leaves behind: metrics.json, predictions.json; and what keeps it from reporting half a split."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from vilbert_jax.data.examples import Examples
 from vilbert_jax.errors import InputError
-from vilbert_jax.tasks.task import Predictions, Scored, Task
+from vilbert_jax.evaluation.prediction import Outcome
+from vilbert_jax.tasks.task import Task, settings
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.json"
 
@@ -22,10 +22,11 @@ def require_whole_split(examples: Examples, *, allow_missing: bool) -> None:
         allow_missing: go on; metrics.json then says how many are missing.
     """
     coverage = examples.coverage
+    stores = " or ".join(str(store.path) for store in examples.stores)
     if coverage.pairs_used < coverage.pairs and not allow_missing:
         raise InputError(
             f"split {examples.split!r} of {examples.config.annotations!r} has {coverage.pairs:,} rows, and the region "
-            f"store {examples.stores[0].path} has no image for {coverage.pairs - coverage.pairs_used:,} of them "
+            f"store {stores} has no image for {coverage.pairs - coverage.pairs_used:,} of them "
             f"({coverage.images_absent:,} images): a score on {coverage} would not be comparable. Add the images to "
             "the store, or set --config.allow_missing=True to score what is there and say so in metrics.json."
         )
@@ -40,10 +41,8 @@ def describe(task: Task, examples: Examples) -> dict[str, Any]:
     """
     coverage = examples.coverage
     info = getattr(examples.rows, "dataset_info", None)
-    fields = [field.name for field in dataclasses.fields(cast(Any, task)) if field.name != "data"]
     return {
-        "task": f"{type(task).__module__}:{type(task).__name__}",
-        "settings": {name: getattr(task, name) for name in fields},
+        **settings(task),
         "ties": "the first of equal scores",
         "split": examples.split,
         "examples_of_split": coverage.pairs,
@@ -72,11 +71,10 @@ def write_results(
     task: Task,
     source: Any,
     folder: Path,
+    outcome: Outcome,
     *,
-    predictions: Predictions,
     facts: Mapping[str, Any],
     checkpoint: Mapping[str, Any],
-    scored: Scored | None,
 ) -> None:
     """Writes predictions.json, checks what it says, and metrics.json last: where it is, the evaluation is complete.
 
@@ -84,21 +82,20 @@ def write_results(
         task: the task.
         source: the examples of the split.
         folder: where they go; created.
-        predictions: of all examples.
+        outcome: predictions of all examples, and the scores where the split has labels.
         facts: from ``describe``.
         checkpoint: what was evaluated.
-        scored: the metrics; None where the split has no labels.
 
     Raises:
         InputError: the leaderboard would refuse the predictions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(task.submission(source, predictions), ensure_ascii=False)
+    text = json.dumps(task.submission(source, outcome.predictions), ensure_ascii=False)
     task.check_submission(source, json.loads(text))
     _write(folder / PREDICTIONS, text)
     if isinstance(task, HasLeaderboardFile):
         task.write_leaderboard(json.loads(text), folder)
-    metrics = None if scored is None else scored.metrics
+    metrics = None if outcome.scored is None else outcome.scored.metrics
     _write(folder / METRICS, json.dumps({"metrics": metrics, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
 
 

@@ -40,7 +40,7 @@ class ScoreFile:
             InputError: the folder holds the scores of another identity or shape, or damaged ones.
         """
         folder = Path(folder)
-        meaning = json.loads(json.dumps({"shape": shape, "num_tiles": num_tiles, **identity}))
+        meaning = json.loads(json.dumps({**identity, "shape": shape, "num_tiles": num_tiles}))
         # The identity is written last, so files without it are of a run that was killed while it made them.
         if not (folder / IDENTITY_FILE).exists():
             _create(folder, shape, num_tiles, meaning)

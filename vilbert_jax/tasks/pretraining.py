@@ -4,12 +4,10 @@ B batch, T text length, S = R + 1 region slots (slot 0 is the global region), R 
 targets. A batch is the dict that ``vilbert_jax.data.PretrainingDataConfig`` makes.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -78,14 +76,6 @@ def identity(config: ViLBERTConfig, source: PretrainingSource, init_from: str = 
         "vocabulary": source.tokenizer.fingerprint,
         **({"pairs": source.coverage.manifest} if source.coverage else {}),
     }
-
-
-def report_coverage(sources: Mapping[str, PretrainingSource]) -> dict[str, Any]:
-    """Prints, on the first host, how many pairs of each split have regions; returns it as coverage.json for the run."""
-    found = {split: source.coverage for split, source in sources.items() if source.coverage}
-    if found and jax.process_index() == 0:
-        print("pairs with regions: " + "; ".join(f"{split} {coverage}" for split, coverage in found.items()))
-    return {"coverage.json": {split: dataclasses.asdict(coverage) for split, coverage in found.items()}}
 
 
 def summary(seeing: Mapping[str, float], blind: Mapping[str, float], majority: float) -> str:

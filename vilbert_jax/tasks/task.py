@@ -4,8 +4,9 @@ B batch, N examples of a split, K outputs of a head. A recipe names the class of
 fields are keys of the recipe; docs/add_a_task.md builds one from nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,8 @@ class Shown(NamedTuple):
 
 class Task(Protocol):
     """A downstream task: what the model reads, what it costs to be wrong, and how being right is counted.
+
+    A dataclass; its fields besides ``data`` are JSON-like keys of the recipe, and metrics.json repeats them.
 
     Attributes:
         data: what the examples are made of.
@@ -190,12 +193,22 @@ def check_fit(config: ViLBERTConfig, task: Task, examples: Examples) -> None:
     require_fit(problems)
 
 
+def settings(task: Task) -> dict[str, Any]:
+    """``task``, as a recipe names it, and ``settings``: all fields of the dataclass but ``data``."""
+    fields = [field.name for field in dataclasses.fields(cast(Any, task)) if field.name != "data"]
+    return {
+        "task": f"{type(task).__module__}:{type(task).__name__}",
+        "settings": {name: getattr(task, name) for name in fields},
+    }
+
+
 def identity(
     config: ViLBERTConfig, task: Task, examples: Examples, outputs: Mapping[str, Any], init_from: str
 ) -> dict[str, Any]:
     """What a checkpoint of a fine-tuning run belongs to; a run on anything else must not continue it."""
     return {
         **({"init_from": init_from} if init_from else {}),
+        **settings(task),
         "model": config.to_dict(),
         "heads": [*task.heads],
         "features": examples.contract.to_json(),
