@@ -1,4 +1,4 @@
-"""Every task on the embedded data: python experiments/compare_tasks.py --output=DIR [--seeds=0,1,2] [--parallel=2].
+"""Every task on the embedded data: python experiments/compare_tasks.py --output=DIR [--seeds=0,1,2] [--parallel=4].
 
 For each task and seed a model is fine-tuned without seeing any picture, from nothing, and from a pre-trained one; all
 are scored on held-out pictures, and one table is printed (DIR/table.md). ``make demo-tasks`` is one seed. What is done
@@ -6,6 +6,7 @@ is not done again: after a kill the same command goes on.
 """
 
 import argparse
+import os
 import pathlib
 
 from tfds_builders import embedded
@@ -28,8 +29,8 @@ DATA = ("regions", "given_regions", "captions", "vqa", "choice", "expressions", 
 
 
 def pretraining(seed: str, folder: pathlib.Path, shared: str) -> Run:
-    arguments = ("--config=configs/tiny.py", shared, f"--config.seed={seed}", f"--workdir={folder}")
-    commands = (("experiments/pretrain.py", *arguments),)
+    command = ("experiments/pretrain.py", "--config=configs/tiny.py", shared, f"--config.seed={seed}")
+    commands = ((*command, f"--workdir={folder}"),)
     return Run(f"pre-training {seed}", commands, folder.with_suffix(".log"), folder / "examples.png")
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/tasks"), help="where all of it goes")
     parser.add_argument("--seeds", default="0", help="comma-separated; each has a pre-training of its own")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at a time; one uses about two processor cores")
+    parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="runs at a time; default: one a core")
     parser.add_argument("--data_dir", default="", help="TFDS folder; default TFDS_DATA_DIR or ~/tensorflow_datasets")
     flags = parser.parse_args()
     embedded.ensure([f"scenes/{name}_small" for name in DATA], data_folder(flags.data_dir))

@@ -58,6 +58,7 @@ def run_all(runs: Sequence[Run], *, parallel: int, title: str, folder: Path) -> 
         InputError: a command failed; names its log. The other runs are finished first.
     """
     missing = [run for run in runs if not run.done.is_file()]
+    parallel = max(min(parallel, len(missing)), 1)
     shares = _shares_of_cores(parallel)
     failed: list[Run] = []
     bar = tqdm.tqdm(
