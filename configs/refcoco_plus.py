@@ -1,7 +1,7 @@
 """RefCOCO+: which region of a picture does a phrase mean? RefCOCO and RefCOCOg by another annotations set.
 
     python experiments/finetune.py --config=configs/refcoco_plus.py --config.init_from=PATH
-    python experiments/evaluate.py --config=configs/refcoco_plus.py --checkpoint=runs/refcoco_plus --split=testA
+    python experiments/evaluate.py --config=configs/refcoco_plus.py --checkpoint=RUN --split=testA --output=DIR
 
 Data     tfds_builders/build.py refcoco_plus over the REFER files, a region store of MAttNet's detections, and one of
          the annotated boxes, which only training sees (docs/data.md).

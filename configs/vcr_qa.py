@@ -4,7 +4,8 @@
     python experiments/evaluate.py --config=configs/vcr_qa.py --checkpoint=runs/vcr_qa --output=DIR
 
 Data     tfds_builders/build.py vcr over the official files, a region store of detected boxes and one of the given
-         boxes, which the objects of a question refer to (docs/data.md).
+         boxes, which the objects of a question refer to (docs/data.md). The released features name pictures by number:
+         with them --config.annotations=vcr/choice_numbered.
 Recipe   batch 64, 20 epochs of the 212,923 questions, rate 2e-5 (paper section 3.2). The paper trains one model on both
          passes: --config.passes=both --config.text_length=80 --config.total_steps=133080.
 Expect   the paper reports 72.42 on the validation split. Not run here: it needs the data, under its licence.
@@ -42,7 +43,7 @@ def get_config(data: str = "vcr") -> ConfigDict:
         shared["make_small"](config, "scenes/choice_small")
         config.given_regions = "scenes/given_regions_small"
         config.batch_size = 32  # of four pairs each
-        config.total_steps = 1000
+        config.total_steps = 500
         config.eval_every = 250
         config.text_length = 26
     return config

@@ -1,8 +1,7 @@
 """Every task on the embedded data: python experiments/compare_tasks.py --output=DIR [--seeds=0,1,2] [--parallel=4].
 
 For each task and seed a model is fine-tuned without seeing any picture, from nothing, and from a pre-trained one; all
-are scored on held-out pictures, and one table is printed (DIR/table.md). ``make demo-tasks`` is one seed. What is done
-is not done again: after a kill the same command goes on.
+are scored on held-out pictures in one table (DIR/table.md). ``make demo-tasks`` is one seed. A kill undoes no done run.
 """
 
 import argparse
@@ -29,23 +28,23 @@ DATA = ("regions", "given_regions", "captions", "vqa", "choice", "expressions", 
 
 
 def pretraining(seed: str, folder: pathlib.Path, shared: str) -> Run:
-    command = ("experiments/pretrain.py", "--config=configs/tiny.py", shared, f"--config.seed={seed}")
-    commands = ((*command, f"--workdir={folder}"),)
-    return Run(f"pre-training {seed}", commands, folder.with_suffix(".log"), folder / "examples.png")
+    flags, drawn = (shared, f"--config.seed={seed}", f"--workdir={folder}"), folder / "examples.png"
+    command = ("experiments/pretrain.py", "--config=configs/tiny.py", *flags)
+    return Run(folder.parent.name, (command,), folder.with_suffix(".log"), drawn)
 
 
 def finetuning(recipe: str, split: str, flags: tuple[str, ...], folder: pathlib.Path) -> Run:
     given = (f"--config=configs/{recipe}.py:scenes", *flags)
     train = ("experiments/finetune.py", *given, f"--workdir={folder}")
-    score = (f"--checkpoint={folder}", f"--split={split}", f"--output={folder / 'test'}")
-    commands = (train, ("experiments/evaluate.py", *given, *score))
-    return Run(folder.name, commands, folder / "log.txt", folder / "test" / METRICS)
+    test, trained = folder / "test", folder / "report.png"  # which a run that was asked to stop does not draw
+    score = ("experiments/evaluate.py", *given, f"--checkpoint={folder}", f"--split={split}", f"--output={test}")
+    return Run(folder.name, (train, score), folder / "log.txt", test / METRICS, leaves=(trained,))
 
 
 def zero_shot(checkpoint: pathlib.Path, shared: str, folder: pathlib.Path) -> Run:
-    score = (f"--checkpoint={checkpoint}", f"--split={ZERO_SHOT[1]}", f"--output={folder}")
-    commands = (("experiments/evaluate.py", f"--config=configs/{ZERO_SHOT[0]}.py:scenes", shared, *score),)
-    return Run(folder.name, commands, folder / "log.txt", folder / METRICS)
+    flags = (shared, f"--checkpoint={checkpoint}", f"--split={ZERO_SHOT[1]}", f"--output={folder}")
+    command = ("experiments/evaluate.py", f"--config=configs/{ZERO_SHOT[0]}.py:scenes", *flags)
+    return Run(folder.name, (command,), folder / "log.txt", folder / METRICS)
 
 
 def main() -> None:
@@ -55,9 +54,9 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="runs at a time; default: one a core")
     parser.add_argument("--data_dir", default="", help="TFDS folder; default TFDS_DATA_DIR or ~/tensorflow_datasets")
     flags = parser.parse_args()
-    embedded.ensure([f"scenes/{name}_small" for name in DATA], data_folder(flags.data_dir))
-    shared = f"--config.data_dir={flags.data_dir}"
-    pretrainings, runs, cells = [], [], []
+    data = data_folder(flags.data_dir).absolute()  # the commands run in another folder
+    embedded.ensure([f"scenes/{name}_small" for name in DATA], data)
+    pretrainings, runs, cells, shared = [], [], [], f"--config.data_dir={data}"
     for seed in flags.seeds.split(","):
         folder = flags.output.absolute() / f"seed{seed}"
         pretrainings.append(pretraining(seed, folder / "pretrained", shared))

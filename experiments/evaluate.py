@@ -1,8 +1,8 @@
 """Scores a checkpoint: python experiments/evaluate.py --config=configs/vqa.py --checkpoint=PATH --output=DIR.
 
---split=S takes another split than the config's eval_split. DIR gets metrics.json, predictions.json in the leaderboard's
-format, and examples.png. Retrieval scores every caption with every picture; after a kill the same command goes on where
-it stopped.
+--split=S takes another split than the config's eval_split. DIR, or else runs/<config>-evaluation, gets metrics.json,
+predictions.json in the leaderboard's format, and examples.png. Retrieval scores every caption with every picture; after
+a kill the same command goes on where it stopped.
 """
 
 import functools
@@ -25,6 +25,7 @@ from vilbert_jax.tasks.region_attention import attended_regions
 
 def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None:
     task = cli.build_task(config)
+    results.require_folder(output)
     mesh = make_mesh(MeshConfig(**config.mesh.to_dict()))
     picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
     embedded.ensure(task.data.embedded_names(), data_folder(task.data.data_dir))
@@ -41,17 +42,16 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
             allow_other_features=config.allow_other_features,
         )
         outcome = evaluate(task, source, loaded, mesh, folder=output, facts=facts, workers=config.num_workers)
-        output.mkdir(parents=True, exist_ok=True)
+        results.write_predictions(task, source, output, outcome)
         look = functools.partial(attended_regions, task, loaded.model, loaded.params, source)
         draw_results(task, source, *outcome, output / "examples.png", picture=picture, attention=look)
-    results.write_results(task, source, output, outcome, facts=facts, checkpoint=loaded.facts)
+    results.write_metrics(output, outcome, facts=facts, checkpoint=loaded.facts)
     print(results.table(outcome.scored.metrics) if outcome.scored else "the split has no labels: no scores")
     print(f"{output}: {results.METRICS}, {results.PREDICTIONS}, examples.png")
 
 
-run = functools.partial(
-    cli.run, main, folder="output", flags={"checkpoint": "What to evaluate.", "split": "Of the data; see eval_split."}
-)
+FLAGS = {"checkpoint": "What to evaluate.", "split": "Of the data; default: the config's eval_split."}
+run = functools.partial(cli.run, main, folder="output", ending="-evaluation", flags=FLAGS)
 
 if __name__ == "__main__":
     run()

@@ -40,6 +40,9 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     training_data = Dataset(task.open(config.train_split, training=True), shuffle=True, **reading)
     held_out = Dataset(task.open(config.eval_split, training=False), shuffle=False, **reading)
     source, examples = held_out.source, training_data.source.examples
+    for labelled in (training_data.source, source):
+        if isinstance(labelled, tasks.CanLackLabels):
+            labelled.require_labels()
 
     outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
     init_config, model_config = starting_point(init_config, model_config, task.heads, outputs, workdir)

@@ -29,20 +29,24 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     folder: str = "workdir",
+    ending: str = "",
     flags: Mapping[str, str] | None = None,
 ) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
 
     Args:
-        main: called with the locked ``ConfigDict``, the folder to write to (default ``runs/<config name>``), and
-            the further flags as text by name; returns the exit code, None meaning 0.
+        main: called with the locked ``ConfigDict``, the folder to write to (default ``runs/<config name><ending>``),
+            and the further flags as text by name; returns the exit code, None meaning 0.
         argv: program name and arguments; ``sys.argv`` when absent.
         folder: name of the flag that says where to write.
+        ending: of the folder's default name.
         flags: what further flags are for, by name; one that is not given is empty.
     """
 
     def parsed() -> int | None:
-        config, path, further = parse(sys.argv if argv is None else argv, folder=folder, flags=flags or {})
+        config, path, further = parse(
+            sys.argv if argv is None else argv, folder=folder, ending=ending, flags=flags or {}
+        )
         return main(config, path, **further)
 
     guarded(parsed)
@@ -59,7 +63,7 @@ def guarded(main: Callable[[], int | None]) -> None:
         print(f"error: {error}. Check the path and the space left on its disk.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted before there was anything to save.", file=sys.stderr)
+        print("interrupted; what was saved before is kept.", file=sys.stderr)
         code = 130
     except NonFiniteError as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -68,7 +72,7 @@ def guarded(main: Callable[[], int | None]) -> None:
 
 
 def parse(
-    argv: Sequence[str], *, folder: str = "workdir", flags: Mapping[str, str] | None = None
+    argv: Sequence[str], *, folder: str = "workdir", ending: str = "", flags: Mapping[str, str] | None = None
 ) -> tuple[ConfigDict, pathlib.Path, dict[str, str]]:
     """Reads the flags; see ``run``.
 
@@ -81,7 +85,8 @@ def parse(
     usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] {others}"
     name = next((a.partition("=")[2].removesuffix(":") for a in argv if a.startswith("--config=")), None)
     if name is None:
-        raise InputError(f"--config is missing\n{usage}")
+        found = "--config is followed by a space: write --config=FILE" if "--config" in argv else "--config is missing"
+        raise InputError(f"{found}\n{usage}")
     _check_keys(_load(name), [a.removeprefix("--config.") for a in argv if a.startswith("--config.")])
     values = absl_flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(argv))
@@ -97,7 +102,7 @@ def parse(
     path, _, argument = name.partition(":")
     stem = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
     further = {flag: str(values[flag].value) for flag in helps if flag != folder}
-    return config, pathlib.Path(values[folder].value or pathlib.Path("runs", stem)), further
+    return config, pathlib.Path(values[folder].value or pathlib.Path("runs", stem + ending)), further
 
 
 def build_task(config: ConfigDict) -> Task:
@@ -116,6 +121,8 @@ def build_task(config: ConfigDict) -> Task:
         ) from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InputError(f"config.task {config.task!r} names a {type(cls).__name__}, not a task: a task is a dataclass")
+    if "data" not in {field.name for field in dataclasses.fields(cls)}:
+        raise InputError(f"config.task {config.task!r} names a dataclass without a field data, not a task")
     return cast(Task, build(cls, config, data=build(ExamplesConfig, config)))
 
 

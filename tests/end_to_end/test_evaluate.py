@@ -203,6 +203,27 @@ def test_a_released_file_and_its_converted_folder_give_the_same_predictions(root
     assert found[0] == found[1]
 
 
+def test_a_folder_that_cannot_take_results_is_refused_before_anything_runs(root, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    message = refused(capfd, root, "vqa", tmp_path / "file" / "below", "--checkpoint=absent")
+    assert f"{tmp_path / 'file'} is a file" in message
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_results_of_two_evaluations_are_never_mixed(root, tmp_path):
+    checkpoint = f"--checkpoint={root / 'tasks'}"
+    evaluate(root, "vqa", tmp_path, checkpoint, "--split=validation")
+    main = runpy.run_path(EVALUATE)
+    main["main"].__globals__.update(draw_results=interrupted)
+    with pytest.raises(SystemExit):
+        main["run"](flags(root, "vqa", tmp_path, checkpoint, "--split=test"))
+    assert [entry["question_id"] for entry in json.loads((tmp_path / "predictions.json").read_text())] == [31, 32]
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_a_checkpoint_that_does_not_belong_to_the_data_is_refused(root, tmp_path, capfd):
     silent = (f"--checkpoint={root / 'silent'}", "--split=validation")
     assert "does not say which answer" in refused(capfd, root, "vqa", tmp_path, *silent)
@@ -215,6 +236,15 @@ def test_a_checkpoint_that_does_not_belong_to_the_data_is_refused(root, tmp_path
     assert "has no vqa head" in message
     assert "finetune.py" in message
     assert "--checkpoint is missing" in refused(capfd, root, "vqa", tmp_path, "--split=validation")
+
+
+def test_finished_scores_of_all_pairs_serve_for_folds_too(root, tmp_path):
+    more = (f"--checkpoint={root / 'tasks'}", "--split=train")
+    whole, _ = evaluate(root, "flickr30k", tmp_path, *more)
+    before = (tmp_path / "scores" / "scores.json").stat().st_mtime_ns
+    folds, _ = evaluate(root, "flickr30k", tmp_path, *more, "--config.num_folds=2")
+    assert folds["metrics"].items() > whole["metrics"].items()
+    assert (tmp_path / "scores" / "scores.json").stat().st_mtime_ns == before
 
 
 def test_finished_scores_of_all_pairs_belong_to_one_checkpoint(root, tmp_path, capfd):

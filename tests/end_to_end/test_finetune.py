@@ -180,3 +180,11 @@ def test_a_workdir_is_not_continued_with_something_else(finished, root):
 def test_what_does_not_fit_is_one_message_before_anything_is_written(root, tmp_path, flags, words):
     refused(finetune(root, tmp_path / "run", *flags), *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["train_split", "eval_split"])
+def test_a_split_without_labels_is_refused_before_training(root, tmp_path, key):
+    outcome = finetune(root, tmp_path / "run", f"--config.{key}=test")
+    assert outcome.code == 2
+    assert "split 'test' of 'toy_vqa' has rows without labels" in outcome.err
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from vilbert_jax.checkpoints.conversion import PRETRAINING_HEADS, make_model
 from vilbert_jax.checkpoints.exporting import export_released
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init, starting_point
 from vilbert_jax.checkpoints.sources import open_source
+from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS
 from vilbert_jax.data.text import load_tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.paths import named_leaves
@@ -104,11 +105,25 @@ def test_vocabulary_and_features_must_be_those_of_the_checkpoint(folder, tokeniz
     check_data(open_source(folder / "silent"), tokenizer=other, contract=contract, allow_other_features=False)
 
 
+def test_for_tasks_boxes_may_be_chosen_otherwise_and_have_no_classes(folder, tokenizer):
+    source = open_source(folder / "listed")
+    unread = {"selection_rule": "more of them", "background": "absent", "num_classes": 0, "class_names": ()}
+    contract, facts = dataclasses.replace(CONTRACT, **unread), {"tokenizer": tokenizer, "allow_other_features": False}
+    check_data(source, contract=contract, ignoring=NOT_READ_BY_TASKS, **facts)
+    with pytest.raises(InputError, match="selection_rule: 'more of them' here"):
+        check_data(source, contract=contract, **facts)
+    other = dataclasses.replace(contract, weights_hash="other")
+    with pytest.raises(InputError, match="weights_hash: 'other' here") as error:
+        check_data(source, contract=other, ignoring=NOT_READ_BY_TASKS, **facts)
+    assert "selection_rule" not in str(error.value)
+
+
 # --- where fine-tuning starts
 
 
 def start(folder, name, heads, outputs, recipe=CONFIG, **fields):
-    return starting_point(InitConfig(init_from=str(folder / name) if name else "", **fields), recipe, heads, outputs)
+    config = InitConfig(init_from=str(folder / name) if name else "", **fields)
+    return starting_point(config, recipe, heads, outputs, folder / "a new run")
 
 
 def test_a_start_at_random_takes_the_recipes_model_and_the_datas_answers(folder):

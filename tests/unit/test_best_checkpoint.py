@@ -106,7 +106,7 @@ def test_a_run_is_found_by_its_best_and_its_checkpoints_by_the_newest(whole):
 def test_a_run_with_a_damaged_best_is_not_silently_another(whole, tmp_path):
     workdir = Path(shutil.copytree(whole[0], tmp_path / "run"))
     (workdir / "best" / "12" / "tokenizer.json").write_text("{ }")
-    with pytest.raises(InputError, match="no usable checkpoint in .*best"):
+    with pytest.raises(InputError, match=r"no usable checkpoint in .*best:\n.*12.*tokenizer.json has \d+ bytes"):
         find_checkpoint(workdir)
     shutil.rmtree(workdir / "best")
     assert find_checkpoint(workdir) == workdir / "checkpoints" / "14"

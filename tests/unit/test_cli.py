@@ -83,6 +83,8 @@ def test_the_usage_names_every_flag():
     with pytest.raises(InputError) as error:
         parse("--split=x", folder="output", flags=FLAGS)
     assert str(error.value).startswith("--config is missing\nusage: program.py --config=FILE[:ARG]")
+    with pytest.raises(InputError, match="--config is followed by a space: write --config=FILE"):
+        cli.parse(["program.py", "--config", "configs/tiny.py"])
     assert "[--output=...] [--checkpoint=...] [--split=...]" in str(error.value)
 
 

@@ -51,6 +51,16 @@ def test_commands_that_leave_nothing_behind_have_failed(tmp_path):
         run_all([a_run(tmp_path, "a", ("-c", "pass"))], parallel=1, title="", folder=tmp_path)
 
 
+def test_what_was_stopped_half_way_is_not_scored(tmp_path):
+    stopped = a_run(tmp_path, "a", ("-c", "pass"), writes(tmp_path, "a"))._replace(leaves=(tmp_path / "trained",))
+    with pytest.raises(InputError, match="1 of 1 runs failed"):
+        run_all([stopped], parallel=1, title="", folder=tmp_path)
+    assert not (tmp_path / "a.done").exists()
+    (tmp_path / "trained").touch()
+    run_all([stopped], parallel=1, title="", folder=tmp_path)
+    assert (tmp_path / "a.done").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound to cores here")
 def test_runs_share_the_cores_between_them(tmp_path):
     cores = sorted(os.sched_getaffinity(0))

@@ -77,6 +77,8 @@ def test_ids_of_several_splits_without_their_files_are_read_from_the_records(roo
         ("nothing[:3]+train", r"no split 'nothing\[:3\]'"),
         ("train+", "no split ''"),
         ("train+validation[:x]", "is no slice such as"),
+        ("validation[:0]", "is empty"),
+        ("validation[2:1]", "is empty"),
     ],
 )
 def test_an_unknown_part_of_several_splits_is_named(root, split, words):

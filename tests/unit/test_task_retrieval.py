@@ -170,6 +170,14 @@ def test_the_score_of_a_run_is_the_accuracy_of_the_choice(root):
     assert task.metric in scored.metrics
 
 
+def test_a_model_that_tells_no_pair_from_another_scores_as_chance_does(root):
+    task = make_task(root)
+    two, four = [0.4, 0.1, 0.4, 0.1], [0.25] * 4
+    scored = task.score(task.open("train", training=False), {"shares": np.array([two] * 4 + [four] * 4, np.float32)})
+    assert scored.rows.tolist() == [0.5] * 4 + [0.25] * 4
+    assert scored.metrics == {"accuracy": 37.5}
+
+
 # Captions 0..7 and their images 0..3: the own image is first for 0, 1, 2, second for 3, 4, third for 5, last for 6, 7.
 SCORES = np.array(
     [[9, 1, 2, 3], [9, 1, 2, 3], [1, 9, 2, 3], [9, 8, 2, 3], [9, 1, 8, 3], [9, 8, 7, 1], [3, 2, 1, 0], [3, 2, 1, 0]],

@@ -15,8 +15,22 @@ Outputs = Mapping[str, Sequence[str]]  # what each output of a head means, in or
 SIZES = {"vqa": "num_vqa_answers", "gqa": "num_gqa_answers"}  # config fields of the heads whose outputs are answers
 
 
-def check_data(source: Source, *, tokenizer: Tokenizer, contract: FeatureContract, allow_other_features: bool) -> None:
+def check_data(
+    source: Source,
+    *,
+    tokenizer: Tokenizer,
+    contract: FeatureContract,
+    allow_other_features: bool,
+    ignoring: Collection[str] = (),
+) -> None:
     """Compares the vocabulary and the feature contract of a source, where it states them, with those of data.
+
+    Args:
+        source: of the parameters.
+        tokenizer: of the data.
+        contract: of the data's region features.
+        allow_other_features: the contracts may differ in everything.
+        ignoring: fields in which they may differ.
 
     Raises:
         InputError: they differ.
@@ -27,7 +41,7 @@ def check_data(source: Source, *, tokenizer: Tokenizer, contract: FeatureContrac
             f"not the size): set --config.vocab={source.vocab}."
         )
     if source.features is not None and not allow_other_features:
-        differences = contract.differences(FeatureContract.from_json(dict(source.features)))
+        differences = contract.differences(FeatureContract.from_json(dict(source.features)), ignoring=ignoring)
         if differences:
             raise InputError(
                 f"{source.origin} was trained on other region features than this run has (here: this run):\n  "

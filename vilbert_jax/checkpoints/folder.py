@@ -79,7 +79,10 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
         InputError: there is no readable checkpoint at ``path``.
     """
     try:
-        return Contents(**json.loads((Path(path) / CONTENTS).read_text()))
+        contents = Contents(**json.loads((Path(path) / CONTENTS).read_text()))
+        if not all(isinstance(value, dict) for value in vars(contents).values()):
+            raise TypeError("one of its parts is no object")
+        return contents
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} is not a checkpoint of this project: {error!r}. Name a folder that holds {CONTENTS}, like "
@@ -111,12 +114,16 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> Path:
         InputError: there is none.
     """
     folders = [path for path in Path(directory).glob("*") if path.name.isdigit()]
+    problems = []
     for path in sorted(folders, key=lambda path: int(path.name), reverse=True):
         problem = find_damage(path)
         if problem is None:
+            if problems:
+                _logger.warning("%s is used instead: %s", path, "; ".join(problems))
             return path
-        _logger.warning("checkpoint %s is damaged (%s); trying the one before.", path, problem)
-    raise InputError(f"no usable checkpoint in {directory}; name the checkpoints folder of a run that has saved one.")
+        problems.append(f"checkpoint {path} is damaged ({problem})")
+    found = "".join(f"\n  {problem}" for problem in problems) or " there is none"
+    raise InputError(f"no usable checkpoint in {directory}:{found}\nName a run or checkpoint that is whole.")
 
 
 def find_checkpoint(path: Path) -> Path | None:

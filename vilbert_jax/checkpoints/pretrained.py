@@ -15,7 +15,7 @@ from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, Initial, has_checkpo
 from vilbert_jax.checkpoints.hf_bert import in_bert
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.config import ViLBERTConfig
-from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS, FeatureContract
 from vilbert_jax.data.text import Tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import HEADS, init_params
@@ -106,6 +106,7 @@ def starting_point(
     """What fine-tuning starts from, and the model it trains.
 
     A ViLBERT is fine-tuned as it is: its config replaces the recipe's, which is for a start at random or from a BERT.
+    Only the computation dtype is always the recipe's.
     Heads that the source does not have start fresh, so that pre-training needs no list of them.
 
     Args:
@@ -122,7 +123,7 @@ def starting_point(
         source = open_source(workdir if has_checkpoints(workdir / RUN_CHECKPOINTS) else config.init_from)
         fresh = {head for head in config.fresh_heads.split(",") if head}
         if not source.text_only:
-            model_config = source.config
+            model_config = dataclasses.replace(source.config, dtype=model_config.dtype)
             fresh |= set(heads) - set(source.heads)
             config = dataclasses.replace(config, fresh_heads=",".join(sorted(fresh)))
     sizes = {name: len(outputs[head]) for head, name in SIZES.items() if head in outputs}
@@ -165,7 +166,13 @@ def prepare_init(
     # Before the shapes: that answers differ says more than that two arrays do.
     check_outputs(source, set(source.heads) - set(fresh), outputs or {}, stated=outputs_stated)
     plan = make_plan(source, model, fresh)
-    check_data(source, tokenizer=tokenizer, contract=contract, allow_other_features=config.allow_other_features)
+    check_data(
+        source,
+        tokenizer=tokenizer,
+        contract=contract,
+        allow_other_features=config.allow_other_features,
+        ignoring=() if "regions" in heads_of(model) else NOT_READ_BY_TASKS,  # that head predicts classes
+    )
 
     def initialise(fresh_params: Mapping[str, Any]) -> Initial:
         leaves = named_leaves(fresh_params)

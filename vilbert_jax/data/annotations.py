@@ -62,12 +62,16 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
     if unknown := [part for part in split.split("+") if part.partition("[")[0] not in builder.info.splits]:
         raise InputError(f"data set {name!r} has no split {unknown[0]!r}: it has {known}")
     try:
-        rows = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except ValueError as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"split {split!r} of data set {name!r} is no slice such as validation[:500]: {error}"
+            f"split {split!r} of data set {name!r} is no slice such as validation[:500]: {reason}"
         ) from error
-    return rows
+    sizes = {known: info.num_examples for known, info in builder.info.splits.items()}
+    if not any((sizes[part.splitname] if part.to is None else part.to) > (part.from_ or 0) for part in parts):
+        raise InputError(f"split {split!r} of data set {name!r} is empty: choose a slice that has rows")
+    return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
 
 
 def require_features(rows: Any, name: str, features: tuple[str, ...]) -> None:

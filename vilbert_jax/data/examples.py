@@ -1,13 +1,14 @@
 """What the examples of every downstream task are made of: annotations joined with region stores, texts, regions."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions, require_features
 from vilbert_jax.data.coverage import Coverage, keep_covered
-from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS, FeatureContract
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.data.task_regions import (
     Arrangement,
@@ -20,9 +21,6 @@ from vilbert_jax.data.text import Tokenizer, Truncation, load_tokenizer, pack, p
 from vilbert_jax.errors import InputError
 
 GivenBoxes = Literal["none", "beside", "candidates"]
-
-# Of the contracts of two stores that are read together: which boxes, and classes, which no task reads.
-_MAY_DIFFER = ("selection_rule", "background", "num_classes", "class_names")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class ExamplesConfig:
             training; an evaluation refuses to leave out any unless told to.
         task_token: number of the task, for models that have task tokens.
         blank_pictures: read nothing of any picture: what the language alone tells.
-        build_hint: the command that builds the data; empty or None means one made up from the data set's name.
+        build_hint: the command that builds the annotations; empty or None means one made up from the data set's name.
         embedded_hint: the command that runs on embedded data instead; empty for none.
     """
 
@@ -119,8 +117,14 @@ class ExamplesConfig:
     def _hint(self, missing: str) -> str:
         name, _, config = missing.partition("/")
         chosen = f" --config={config}" if config else ""
-        made_up = f"python tfds_builders/build.py {name}{chosen} --data_dir={data_folder(self.data_dir)}"
-        lines = [f"Build it:\n  {self.build_hint or made_up}"]
+        command = f"python tfds_builders/build.py {name}{chosen}"
+        if missing == self.annotations and self.build_hint:
+            lines = [f"Build it:\n  {self.build_hint}"]
+        elif name == "region_features":
+            lines = ["Import it from a feature dump (docs/data.md):"]
+            lines.append(f"  {command} --source=PATH --contract=DETECTOR --data_dir={data_folder(self.data_dir)}")
+        else:
+            lines = [f"Build it:\n  {command} --data_dir={data_folder(self.data_dir)}"]
         if self.embedded_hint:
             lines.append(f"or run on the embedded data, which needs no download:\n  {self.embedded_hint}")
         return "\n".join(lines)
@@ -158,6 +162,20 @@ class Examples:
     def __len__(self) -> int:
         """Number of rows whose image has regions."""
         return len(self.rows)
+
+    def require_labels(self, has_label: Callable[[Any], bool]) -> None:
+        """Raises InputError if one of up to 64 rows, spread over the split, has no label, as in test splits.
+
+        Args:
+            has_label: of a row of the annotations.
+        """
+        for index in range(0, len(self), -(-len(self) // 64)):
+            if not has_label(self.rows[index]):
+                raise InputError(
+                    f"split {self.split!r} of {self.config.annotations!r} has rows without labels, such as row "
+                    f"{index}: nothing can be learned from them, and no checkpoint chosen by them. Set "
+                    "--config.train_split and --config.eval_split to splits that have labels"
+                )
 
     def image_id(self, index: int) -> str:
         """The image of a row."""
@@ -203,8 +221,7 @@ class Examples:
 
 
 def _check_same_features(detected: RegionStore, given: RegionStore) -> None:
-    alike = {name: getattr(detected.contract, name) for name in _MAY_DIFFER}
-    differences = detected.contract.differences(dataclasses.replace(given.contract, **alike))
+    differences = detected.contract.differences(given.contract, ignoring=NOT_READ_BY_TASKS)
     if differences:
         raise InputError(
             f"the features of the detected regions {detected.path} (here) and of the given boxes {given.path} (there) "

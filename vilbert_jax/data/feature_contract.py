@@ -1,10 +1,14 @@
 """What region features mean: everything that must agree before features of two stores can stand in for each other."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from vilbert_jax.errors import InputError
+
+# Fields that say which boxes there are and how they were classified, not what their features mean. Pre-training on 36
+# boxes a picture and fine-tuning on up to 100, or on those of another detector, is the paper's own recipe.
+NOT_READ_BY_TASKS = ("selection_rule", "background", "num_classes", "class_names")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,12 @@ class FeatureContract:
             raise InputError(f"feature contract lacks {sorted(missing)}; rebuild the store with this version")
         return cls(**values)
 
-    def differences(self, other: "FeatureContract") -> list[str]:
-        """One line a field in which the two contracts disagree; empty if they mean the same."""
+    def differences(self, other: "FeatureContract", *, ignoring: Collection[str] = ()) -> list[str]:
+        """One line a field in which the two contracts disagree, but for some; empty if they mean the same."""
         lines = []
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine == theirs:
+            if mine == theirs or field.name in ignoring:
                 continue
             if field.name == "class_names":
                 lines.append(_class_name_difference(mine, theirs))

@@ -10,6 +10,7 @@ from vilbert_jax.checkpoints.conversion import fingerprint
 from vilbert_jax.checkpoints.pretrained import load_pretrained
 from vilbert_jax.checkpoints.sources import open_source
 from vilbert_jax.data.examples import Examples
+from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS
 from vilbert_jax.errors import InputError
 from vilbert_jax.model import ViLBERTForTasks
 from vilbert_jax.paths import named_leaves
@@ -56,7 +57,11 @@ def load_for(
         )
     check_fit(source.config, task, examples)
     check_data(
-        source, tokenizer=examples.tokenizer, contract=examples.contract, allow_other_features=allow_other_features
+        source,
+        tokenizer=examples.tokenizer,
+        contract=examples.contract,
+        allow_other_features=allow_other_features,
+        ignoring=NOT_READ_BY_TASKS,
     )
     check_outputs(source, heads, outputs, stated=outputs_stated)
     model, params = load_pretrained(checkpoint, heads=heads)

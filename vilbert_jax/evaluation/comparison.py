@@ -25,12 +25,15 @@ class Run(NamedTuple):
         commands: arguments of Python, in order; each starts again where a kill stopped it.
         log: file that gets what they print.
         done: the file.
+        leaves: file that each command but the last leaves behind when it is done: training that is asked to stop saves
+            and exits like one that is done, and must not be scored. Empty: exit codes tell enough.
     """
 
     name: str
     commands: tuple[tuple[str, ...], ...]
     log: Path
     done: Path
+    leaves: tuple[Path, ...] = ()
 
 
 class Cell(NamedTuple):
@@ -116,7 +119,11 @@ def _run(run: Run, folder: Path, shares: queue.SimpleQueue[set[int]]) -> bool:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     cores = shares.get()
     try:
-        return all(_finished(command, folder, run.log, cores) for command in run.commands) and run.done.is_file()
+        left = [*run.leaves, run.done] if run.leaves else [None] * (len(run.commands) - 1) + [run.done]
+        return all(
+            _finished(command, folder, run.log, cores) and (file is None or file.is_file())
+            for command, file in zip(run.commands, left, strict=True)
+        )
     finally:
         shares.put(cores)
 

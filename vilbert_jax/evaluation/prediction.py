@@ -59,7 +59,8 @@ def evaluate(
             source.images,
             mesh=mesh,
             folder=folder / SCORES_FOLDER,
-            identity={**facts, "checkpoint": loaded.facts},
+            # The head stands in the scores' own identity; no other setting changes them: folds can be had later.
+            identity={**{name: fact for name, fact in facts.items() if name != "settings"}, "checkpoint": loaded.facts},
             task_id=task.data.task_token if loaded.model.config.num_task_embeddings else None,
         )
         return Outcome(best_images(scores), task.score_all(source, scores))

@@ -1,17 +1,32 @@
 """What an evaluation leaves behind: metrics.json, predictions.json; and what keeps it from reporting half a split."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from vilbert_jax.data.examples import Examples
+from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
 from vilbert_jax.evaluation.prediction import Outcome
 from vilbert_jax.tasks.task import Task, settings
 
+_READING = ("text_length", "truncation", "max_regions", "task_token", "blank_pictures")  # settings that change scores
 METRICS, PREDICTIONS = "metrics.json", "predictions.json"
+_PROBES = 16  # images of a store that its fingerprint reads
+
+
+def require_folder(folder: Path) -> None:
+    """Raises InputError where results could not be written: an evaluation can take hours. Makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"results cannot go to {folder}: {there} is a file. Name a folder: --output=DIR")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"results cannot go to {folder}: {there} cannot be written to. Name another: --output=DIR")
 
 
 def require_whole_split(examples: Examples, *, allow_missing: bool) -> None:
@@ -50,11 +65,16 @@ def describe(task: Task, examples: Examples) -> dict[str, Any]:
         "annotations": examples.config.annotations if info is None else info.full_name,
         "rows": f"sha256:{coverage.manifest}",
         "regions": [
-            {"store": str(store.path), "images": len(store), "contract": store.contract.to_json()}
+            {
+                "store": str(store.path),
+                "images": len(store),
+                "fingerprint": _fingerprint(store),
+                "contract": store.contract.to_json(),
+            }
             for store in examples.stores
         ],
         "vocabulary": examples.tokenizer.fingerprint,
-        "blank_pictures": examples.config.blank_pictures,
+        **{name: getattr(examples.config, name) for name in _READING},
     }
 
 
@@ -67,42 +87,59 @@ class HasLeaderboardFile(Protocol):
         ...
 
 
-def write_results(
-    task: Task,
-    source: Any,
-    folder: Path,
-    outcome: Outcome,
-    *,
-    facts: Mapping[str, Any],
-    checkpoint: Mapping[str, Any],
-) -> None:
-    """Writes predictions.json, checks what it says, and metrics.json last: where it is, the evaluation is complete.
+def write_predictions(task: Task, source: Any, folder: Path, outcome: Outcome) -> None:
+    """Writes predictions.json, once it is checked, and what else the leaderboard takes.
+
+    A metrics.json of an earlier evaluation goes: it would not belong to these predictions.
 
     Args:
         task: the task.
         source: the examples of the split.
         folder: where they go; created.
-        outcome: predictions of all examples, and the scores where the split has labels.
-        facts: from ``describe``.
-        checkpoint: what was evaluated.
+        outcome: predictions of all examples.
 
     Raises:
         InputError: the leaderboard would refuse the predictions.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(task.submission(source, outcome.predictions), ensure_ascii=False)
     task.check_submission(source, json.loads(text))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS).unlink(missing_ok=True)
     _write(folder / PREDICTIONS, text)
     if isinstance(task, HasLeaderboardFile):
         task.write_leaderboard(json.loads(text), folder)
-    metrics = None if outcome.scored is None else outcome.scored.metrics
-    _write(folder / METRICS, json.dumps({"metrics": metrics, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
+
+
+def write_metrics(folder: Path, outcome: Outcome, *, facts: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Writes metrics.json: where it is, the evaluation is complete.
+
+    Args:
+        folder: where it goes.
+        outcome: the scores, where the split has labels.
+        facts: from ``describe``.
+        checkpoint: what was evaluated.
+    """
+    scored = outcome.scored
+    found = {"metrics": None} if scored is None else {"metrics": scored.metrics, **scored.details}
+    _write(folder / METRICS, json.dumps({**found, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
 
 
 def table(metrics: Mapping[str, float]) -> str:
     """The metrics for people, one a line."""
     width = max(map(len, metrics))
     return "\n".join(f"{name:{width}}  {value:8.2f}" for name, value in metrics.items())
+
+
+def _fingerprint(store: RegionStore) -> str:
+    """Hash of a store's contract, its image ids, and the boxes and features of up to 16 images spread over it."""
+    ids = store.sorted_ids
+    digest = hashlib.sha256(json.dumps(store.contract.to_json(), sort_keys=True).encode())
+    digest.update(b"\n".join(ids.tolist()))
+    for image_id in ids[:: -(-len(ids) // _PROBES)].tolist():
+        record = store.stored(image_id.decode())
+        for values in (record.boxes, record.features, record.scales):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,8 +11,8 @@ _POINTED = 1.5  # times an even share
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "text.parse_math": False,
-}  # a price is no formula
+    "text.parse_math": False,  # a price is no formula
+}
 
 
 def draw_picture(axes: Axes, picture: np.ndarray | None, width: float, height: float) -> None:

@@ -95,9 +95,15 @@ class Retrieval:
         return {"shares": shares(option_logits(logits, self.head, len(_IMAGE_OF_PAIR)))}
 
     def score(self, source: "Captions", predictions: Predictions) -> Scored:
-        """Accuracy of the four-way choice."""
-        right = choice_correct(predictions["shares"], np.zeros(len(source), np.int64))
-        return Scored(right.astype(np.float64), {"accuracy": 100 * float(right.mean())})
+        """Accuracy of the four-way choice.
+
+        An example whose right pair ties with others counts as guessing among them would: the right pair stands first,
+        so a model that scores all pairs alike would else be the best one.
+        """
+        pairs = predictions["shares"]
+        right = choice_correct(pairs, np.zeros(len(source), np.int64))
+        rows = right / (pairs == pairs.max(axis=1, keepdims=True)).sum(axis=1)
+        return Scored(rows, {"accuracy": 100 * float(rows.mean())})
 
     def score_all(self, source: "Captions", scores: np.ndarray) -> Scored:
         """Recalls both ways from scores [captions, images]; a row's score is 1 where its image comes first.
@@ -114,11 +120,12 @@ class Retrieval:
 
     def submission(self, source: "Captions", predictions: Predictions) -> list[dict[str, Any]]:
         """One entry a caption: the best twenty images, from ``predictions["best"]`` [captions, 20]."""
+        image_ids = [source.examples.image_id(k) for k in range(len(source.examples))]
         return [
             {
-                "image_id": source.examples.image_id(index // source.captions_an_image),
+                "image_id": image_ids[index // source.captions_an_image],
                 "caption": index % source.captions_an_image,
-                "images": [source.examples.image_id(int(k)) for k in best],
+                "images": [image_ids[k] for k in best.tolist()],
             }
             for index, best in enumerate(predictions["best"])
         ]

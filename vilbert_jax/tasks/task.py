@@ -6,7 +6,7 @@ fields are keys of the recipe; docs/add_a_task.md builds one from nothing.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +46,7 @@ class Scored(NamedTuple):
 
     rows: np.ndarray  # [N] float64, score of each example in 0..1
     metrics: dict[str, float]  # in percent where they are shares, as papers print them
+    details: Mapping[str, Any] = {}  # JSON-like, for metrics.json alone
 
 
 class Guess(NamedTuple):
@@ -191,6 +192,15 @@ def check_fit(config: ViLBERTConfig, task: Task, examples: Examples) -> None:
             f"task_token is {task.data.task_token}, the model has task tokens 0..{config.num_task_embeddings - 1}"
         )
     require_fit(problems)
+
+
+@runtime_checkable
+class CanLackLabels(Protocol):
+    """A source whose test splits come without labels."""
+
+    def require_labels(self) -> None:
+        """Raises InputError if this one does."""
+        ...
 
 
 def settings(task: Task) -> dict[str, Any]:

@@ -142,16 +142,17 @@ class VCR:
                 require_distribution(where, entry, name, NUM_CHOICES)
 
     def write_leaderboard(self, submission: list[dict[str, Any]], folder: pathlib.Path) -> None:
-        """Writes leaderboard.csv, where the entries have all five passes of an unlabelled split."""
+        """Writes leaderboard.csv where the entries have all five passes of an unlabelled split; else one is removed."""
+        (folder / "leaderboard.csv").unlink(missing_ok=True)  # it would be of another evaluation
         if has_all_passes(submission):
             write_csv(submission, folder / "leaderboard.csv")
 
     def show(self, source: "Choices", index: int, predictions: Predictions) -> Shown:
         """The question and its four choices."""
         query, choices = source.texts(index)
-        label = source.labels()[index]
-        order = np.argsort(-predictions["shares"][index], kind="stable")
         question = source.questions[index]
+        label = int(source.examples.rows[question.row][f"{question.kind}_label"])
+        order = np.argsort(-predictions["shares"][index], kind="stable")
         return Shown(
             image_id=source.examples.image_id(question.row),
             text=" - ".join(query),
@@ -199,10 +200,17 @@ class Choices:
         """N."""
         return len(self.questions)
 
+    def require_labels(self) -> None:
+        """Raises InputError for a split whose right choices are withheld."""
+        self.examples.require_labels(lambda row: min(row["answer_label"], row["rationale_label"]) >= 0)
+
     def labels(self) -> np.ndarray:
         """[N] int64: the right choice of each row, -1 where it is not known."""
-        rows = {question.row: self.examples.rows[question.row] for question in self.questions}
-        return np.array([int(rows[question.row][f"{question.kind}_label"]) for question in self.questions])
+        labels: dict[int, tuple[int, int]] = {}  # each row is read once, and none is kept
+        for number in dict.fromkeys(question.row for question in self.questions):
+            row = self.examples.rows[number]
+            labels[number] = int(row["answer_label"]), int(row["rationale_label"])
+        return np.array([labels[question.row][question.kind == "rationale"] for question in self.questions])
 
     def texts(self, index: int) -> tuple[list[str], list[str]]:
         """The question (and an answer, for reasons) and the four choices, tags replaced by names."""

@@ -85,24 +85,26 @@ class VQA:
         return {"labels": labels.astype(jnp.int32), "shares": jax.nn.sigmoid(values.astype(jnp.float32))}
 
     def score(self, source: "Questions", predictions: Predictions) -> Scored | None:
-        """The official accuracy, overall and by type of answer, and ``soft_accuracy``, that of the soft targets."""
-        rows = [source.examples.rows[k] for k in range(len(source))]
-        answers = [texts_of(row["answers"]) for row in rows]
+        """The official accuracy, overall and by type, and ``soft_accuracy``, that of the soft targets."""
+        rows = (source.examples.rows[k] for k in range(len(source)))  # a test split has half a million
+        facts = [(texts_of(row["answers"]), text_of(row["answer_type"]), text_of(row["question_type"])) for row in rows]
+        answers, answer_types, question_types = ([*column] for column in zip(*facts, strict=True))
         if not any(answers):
             return None
         best = predictions["labels"][:, 0]
         scored = vqa_accuracies(
             [source.labels.answers[label] for label in best],
             answers,
-            answer_types=[text_of(row["answer_type"]) for row in rows],
-            question_types=[text_of(row["question_type"]) for row in rows],
+            answer_types=answer_types,
+            question_types=question_types,
             rules=self.rules,
         )
         soft = [dict(zip(*source.labels.soft_scores(given), strict=True)).get(int(label), 0.0)
                 for given, label in zip(answers, best, strict=True)]  # fmt: skip
         by_type = {f"accuracy/{kind}": value for kind, value in scored.summary["per_answer_type"].items()}
         overall = {"accuracy": scored.summary["overall"], "soft_accuracy": 100 * float(np.mean(soft))}
-        return Scored(scored.scores, {**overall, **by_type})
+        details = {"per_question_type": scored.summary["per_question_type"]}
+        return Scored(scored.scores, {**overall, **by_type}, details)
 
     def submission(self, source: "Questions", predictions: Predictions) -> list[dict[str, Any]]:
         """The leaderboard's list: every question of the split with one answer."""
@@ -154,6 +156,10 @@ class Questions:
     def __len__(self) -> int:
         """N."""
         return len(self.examples)
+
+    def require_labels(self) -> None:
+        """Raises InputError for a split whose human answers are withheld."""
+        self.examples.require_labels(lambda row: len(row["answers"]) > 0)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One question: text and region fields, target_labels [A] int32 and target_scores [A] float32, 0 in padding.
