@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
 	$(BIN)/python experiments/pretrain.py --config=configs/tiny.py
 
-demo-tasks: $(VENV)/.runtime  ## under an hour on a CPU: pre-trains, fine-tunes every task three ways, prints one table
+demo-tasks: $(VENV)/.runtime  ## about an hour on 4 cores: pre-trains, fine-tunes every task three ways, prints one table
 	$(BIN)/python experiments/compare_tasks.py
 
 test: $(VENV)/.dev  ## all tests; no network, no accelerator

@@ -23,28 +23,9 @@ from ml_collections import ConfigDict
 
 
 def get_config(data: str = "vcr") -> ConfigDict:
-    """The recipe; ``data`` is ``vcr`` or ``scenes``."""
-    if data not in ("vcr", "scenes"):
-        raise ValueError(f"configs/vcr_qar.py:{data}: choose vcr (the default) or scenes")
-    shared = runpy.run_path(str(pathlib.Path(__file__).with_name("finetuning.py")))
-    config = shared["get_config"]()
-    config.task = "vilbert_jax.tasks.vcr:VCR"
-    config.annotations = "vcr/choice"
-    config.regions, config.given_regions = "region_features/vcr", "region_features/vcr_given"
-    config.build_hint = "python tfds_builders/build.py vcr --manual_dir=DIR --data_dir=DIR"
-    config.embedded_hint = "python experiments/finetune.py --config=configs/vcr_qar.py:scenes"
-    config.passes = "rationale"  # "answer" is Q->A, "rationale" QA->R, "both" trains one model on both
-    config.names = ""  # CSV of names for persons; empty: the project's list
-    config.answer_predictions = ""  # predictions.json of Q->A: an evaluation of QA->R then scores Q->AR
-    config.batch_size = 64
-    config.text_length = 80
-    config.total_steps = 66_540
-    config.optimizer.learning_rate = 2e-5
-    if data == "scenes":
-        shared["make_small"](config, "scenes/choice_small")
-        config.given_regions = "scenes/given_regions_small"
-        config.batch_size = 32  # of four pairs each
-        config.total_steps = 500
-        config.eval_every = 250
-        config.text_length = 40
+    """The recipe of configs/vcr_qa.py with the other pass; ``data`` is ``vcr`` or ``scenes``."""
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("vcr_qa.py")))["get_config"](data)
+    config.passes = "rationale"
+    config.text_length = 40 if data == "scenes" else 80
+    config.embedded_hint = config.embedded_hint.replace("vcr_qa", "vcr_qar")
     return config

@@ -8,7 +8,7 @@ Data     tfds_builders/build.py vqa_v2 over the official files, and a region sto
 Recipe   batch 256, 20 epochs of the 655,111 questions, rate 4e-5 and 1e-4 in the answer head (paper section 3.2).
 Expect   the paper reports 70.55 on test-dev. Not run here: it needs the data.
 
-On the embedded data, in 2 to 3 minutes on 4 CPU cores; docs/tasks.md has the scores:
+On the embedded data, in minutes on 4 CPU cores; docs/tasks.md has the scores:
 
     python experiments/finetune.py --config=configs/vqa.py:scenes --config.init_from=runs/tiny
 """

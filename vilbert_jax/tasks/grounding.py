@@ -19,9 +19,8 @@ from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import box_iou, grounding_correct
 from vilbert_jax.model import Inputs
 from vilbert_jax.nn.heads import PADDED_REGION_LOGIT
-from vilbert_jax.tasks.regions import task_features
 from vilbert_jax.tasks.submission_checks import checked_entries, is_number, require
-from vilbert_jax.tasks.task import Batch, Box, Guess, Logits, Predictions, Scored, Shown
+from vilbert_jax.tasks.task import Batch, Box, Guess, Logits, Predictions, Scored, Shown, text_inputs
 
 _LEAST_OVERLAP = 0.5  # smaller ones count as none in training
 
@@ -55,14 +54,7 @@ class Grounding:
 
     def inputs(self, batch: Batch) -> Inputs:
         """One row an expression."""
-        return Inputs(
-            token_ids=batch["token_ids"],
-            token_types=batch["token_types"],
-            text_mask=batch["text_mask"],
-            region_features=task_features(batch),
-            region_boxes=batch["region_boxes"],
-            region_mask=batch["region_mask"],
-        )
+        return text_inputs(batch)
 
     def loss(self, logits: Logits, batch: Batch) -> WeightedSum:
         """Sigmoid cross-entropy against the overlaps, a sum over slots."""

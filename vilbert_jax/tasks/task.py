@@ -18,6 +18,7 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.model import Inputs, TaskOutput, ViLBERTForTasks
 from vilbert_jax.tasks.fit import misfits, require_fit
+from vilbert_jax.tasks.regions import task_features
 
 Batch = Mapping[str, Any]
 Logits = Mapping[str, Array]
@@ -74,6 +75,18 @@ class Shown(NamedTuple):
     truth: str
     guesses: tuple[Guess, ...]  # best first
     boxes: tuple[Box, ...] = ()
+
+
+def text_inputs(batch: Batch) -> Inputs:
+    """One row an example: its text [B,T] and its regions."""
+    return Inputs(
+        token_ids=batch["token_ids"],
+        token_types=batch["token_types"],
+        text_mask=batch["text_mask"],
+        region_features=task_features(batch),
+        region_boxes=batch["region_boxes"],
+        region_mask=batch["region_mask"],
+    )
 
 
 class Task(Protocol):

@@ -22,9 +22,8 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import VQARules, vqa_accuracies
 from vilbert_jax.model import Inputs
-from vilbert_jax.tasks.regions import task_features
 from vilbert_jax.tasks.submission_checks import checked_entries, require
-from vilbert_jax.tasks.task import Batch, Guess, Logits, Predictions, Scored, Shown
+from vilbert_jax.tasks.task import Batch, Guess, Logits, Predictions, Scored, Shown, text_inputs
 
 NUM_TOP_ANSWERS = 8  # the released code writes as many
 _MAX_LABELS = 10  # a question has ten answers
@@ -64,14 +63,7 @@ class VQA:
 
     def inputs(self, batch: Batch) -> Inputs:
         """One row a question."""
-        return Inputs(
-            token_ids=batch["token_ids"],
-            token_types=batch["token_types"],
-            text_mask=batch["text_mask"],
-            region_features=task_features(batch),
-            region_boxes=batch["region_boxes"],
-            region_mask=batch["region_mask"],
-        )
+        return text_inputs(batch)
 
     def loss(self, logits: Logits, batch: Batch) -> WeightedSum:
         """Sigmoid cross-entropy against the soft targets, a sum over answers."""
