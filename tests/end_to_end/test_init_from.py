@@ -86,7 +86,7 @@ def origins(said):
 
 
 def contract_of(data):
-    return RegionStore(next(data.glob("scenes/regions_small/*"))).contract
+    return RegionStore(data / "scenes" / "regions_small").contract
 
 
 def prepared(data, workdir, **fields):
