@@ -45,11 +45,11 @@ def main(config: Any, workdir: pathlib.Path) -> None:
             labelled.require_labels()
 
     outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
-    init_config, model_config = starting_point(init_config, model_config, task.heads, outputs, workdir)
+    init_config, model_config, opened = starting_point(init_config, model_config, task.heads, outputs, workdir)
     tasks.check_fit(model_config, task, examples)
     model = vj.ViLBERTForTasks(model_config, task.heads)
-    stated, facts = bool(config.get("answer_labels", "")), (examples.tokenizer, examples.contract)
-    initial_params = prepare_init(init_config, model, workdir, *facts, outputs=outputs, outputs_stated=stated)
+    known: dict[str, Any] = {"opened": opened, "outputs": outputs, "outputs_stated": bool(config.get("answer_labels"))}
+    initial_params = prepare_init(init_config, model, workdir, examples.tokenizer, examples.contract, **known)
     predict_fn, score_fn = tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source)
     covered = {config.train_split: examples.coverage, config.eval_split: source.examples.coverage}
     result = train(

@@ -10,8 +10,8 @@ PACKAGE = ROOT / "vilbert_jax"
 
 # Low to high; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "paths", "hub"),
-    ("config", "released_config", "losses", "metrics"),
+    ("errors", "paths", "hub", "progress"),
+    ("config", "released_config", "model_size", "losses", "metrics"),
     ("nn",),
     ("model", "detector", "sharding"),
     ("data",),

@@ -26,6 +26,15 @@ CONFIG = vj.ViLBERTConfig(  # no two sizes are the same, so a swapped axis fails
     num_vqa_answers=11,
     num_gqa_answers=13,
 )
+ONE_STREAM = vj.ViLBERTConfig.single_stream(
+    text=CONFIG.text,
+    vocab_size=CONFIG.vocab_size,
+    max_text_length=CONFIG.max_text_length,
+    region_feature_dim=CONFIG.region_feature_dim,
+    region_target_dim=CONFIG.region_target_dim,
+    num_vqa_answers=CONFIG.num_vqa_answers,
+    num_gqa_answers=CONFIG.num_gqa_answers,
+)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTRACT = vj.FeatureContract(
     detector="a", weights_hash="b", layer="c", colour_order="rgb", resize_rule="d", selection_rule="e",
@@ -61,7 +70,8 @@ def released_state_dict(config=CONFIG, heads=PRETRAINING_HEADS, seed=0):
 def bert_state_dict(config=CONFIG, *, with_head=True, seed=0):
     """What ``BertForMaskedLM``, or with the same names ``BertModel``, would save."""
     params = random_params(make_model(config, PRETRAINING_HEADS), seed)
-    return to_source({path: x for path, x in params.items() if in_bert(path)}, bert_table(config, with_head=with_head))
+    parts = ("tokens",) if with_head else ()
+    return to_source({path: x for path, x in params.items() if in_bert(path)}, bert_table(config, parts))
 
 
 def write_bert(folder, tensors=None, **fields):

@@ -18,7 +18,7 @@ Fusion = Literal["mul", "sum"]
 RegionObjective = Literal["kl", "regression", "nce"]
 AnswerHead = Literal["mlp", "weight_norm"]
 DType = Literal["float32", "bfloat16", "float64"]
-LayerKind = Literal["text", "region", "co"]
+LayerKind = Literal["text", "region", "co", "joint"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,12 @@ class StreamConfig:
 class ViLBERTConfig:
     """The whole model; every field changes the function it computes or the parameters it has.
 
+    With ``num_streams=1`` it is the paper's single-stream baseline, one BERT over words and regions as one sequence
+    (``basebert.py`` of the released code). ``text`` then describes that stream; ``regions``, the ``co`` fields,
+    ``use_coattention`` and ``fusion`` are not read.
+
     Attributes:
+        num_streams: 2, or 1 for the baseline.
         text: the text stream (BERT).
         regions: the visual stream.
         vocab_size: rows of the word embedding table.
@@ -80,6 +85,7 @@ class ViLBERTConfig:
     co_num_heads: int
     text_co_layers: tuple[int, ...]
     region_co_layers: tuple[int, ...]
+    num_streams: int = 2
     max_text_length: int = 512
     num_token_types: int = 2
     num_task_embeddings: int = 0
@@ -100,18 +106,39 @@ class ViLBERTConfig:
             InputError: naming the field, its value and what is allowed.
         """
         _check_types(self)
-        for name, stream in (("text", self.text), ("regions", self.regions)):
-            _check_types(stream, prefix=f"{name}.")
-            _require_divisible(f"{name}.width", stream.width, f"{name}.num_heads", stream.num_heads)
-            _require_member(f"{name}.activation", stream.activation, get_args(Activation))
-            for rate in (stream.dropout_rate, stream.attention_dropout_rate):
-                if not 0 <= rate < 1:
-                    raise InputError(f"a dropout rate of {name} is {rate}; it must be at least 0 and below 1.")
-        _require_divisible("co_width", self.co_width, "co_num_heads", self.co_num_heads)
-        _require_member("fusion", self.fusion, get_args(Fusion))
+        if self.num_streams not in (1, 2):
+            raise InputError(f"num_streams is {self.num_streams}; it must be 2, or 1 for the single-stream baseline.")
+        if self.num_streams == 1 and self.num_task_embeddings:
+            raise InputError(
+                f"num_streams is 1 and num_task_embeddings {self.num_task_embeddings}: the single-stream baseline has "
+                "no task tokens; set num_task_embeddings to 0."
+            )
+        if self.num_streams == 1 and self.num_token_types < 2:
+            raise InputError("num_streams is 1 and num_token_types 1: regions have the second type; set it to 2.")
+        self._check_stream("text", self.text)
+        if self.num_streams == 2:
+            self._check_stream("regions", self.regions)
+            self._check_coattention()
         _require_member("region_objective", self.region_objective, get_args(RegionObjective))
         _require_member("answer_head", self.answer_head, get_args(AnswerHead))
         _require_member("dtype", self.dtype, get_args(DType))
+        if self.region_objective != "kl" and self.region_target_dim != self.region_feature_dim:
+            raise InputError(
+                f"region_objective {self.region_objective!r} predicts region features, so region_target_dim "
+                f"({self.region_target_dim}) must equal region_feature_dim ({self.region_feature_dim})."
+            )
+
+    def _check_stream(self, name: str, stream: StreamConfig) -> None:
+        _check_types(stream, prefix=f"{name}.")
+        _require_divisible(f"{name}.width", stream.width, f"{name}.num_heads", stream.num_heads)
+        _require_member(f"{name}.activation", stream.activation, get_args(Activation))
+        for rate in (stream.dropout_rate, stream.attention_dropout_rate):
+            if not 0 <= rate < 1:
+                raise InputError(f"a dropout rate of {name} is {rate}; it must be at least 0 and below 1.")
+
+    def _check_coattention(self) -> None:
+        _require_divisible("co_width", self.co_width, "co_num_heads", self.co_num_heads)
+        _require_member("fusion", self.fusion, get_args(Fusion))
         if len(self.text_co_layers) != len(self.region_co_layers):
             raise InputError(
                 f"text_co_layers {self.text_co_layers} and region_co_layers {self.region_co_layers} must be equally "
@@ -124,11 +151,6 @@ class ViLBERTConfig:
         ):
             if list(indices) != sorted(indices) or not all(0 <= i < num_layers for i in indices):
                 raise InputError(f"{name} {indices} must be in ascending order and name layers 0 to {num_layers - 1}.")
-        if self.region_objective != "kl" and self.region_target_dim != self.region_feature_dim:
-            raise InputError(
-                f"region_objective {self.region_objective!r} predicts region features, so region_target_dim "
-                f"({self.region_target_dim}) must equal region_feature_dim ({self.region_feature_dim})."
-            )
 
     # --- presets
 
@@ -143,6 +165,12 @@ class ViLBERTConfig:
         """The released BERT-large variant; the visual stream is the one of ``base``."""
         text = StreamConfig(width=1024, num_layers=24, num_heads=16, mlp_dim=4096)
         return cls(**_released_defaults(text, num_co_layers) | overrides)
+
+    @classmethod
+    def single_stream(cls, **overrides: Any) -> Self:
+        """The paper's baseline at the size of BERT-base (``bert_base_baseline.json``): 113.5 M parameters."""
+        fields: dict[str, Any] = dict(num_streams=1, answer_head="weight_norm")
+        return cls.base(**fields | overrides)
 
     @classmethod
     def tiny(cls, **overrides: Any) -> Self:
@@ -163,11 +191,26 @@ class ViLBERTConfig:
 
     # --- structure
 
+    @property
+    def region_width(self) -> int:
+        """Width of the region states."""
+        return self.regions.width if self.num_streams == 2 else self.text.width
+
+    @property
+    def pair_width(self) -> int:
+        """Width of the vector that stands for a pair of text and image."""
+        return self.co_width if self.num_streams == 2 else self.text.width
+
     def schedule(self) -> Iterator[tuple[LayerKind, int]]:
         """Layers in the order they run: each stream up to its co-attention layer, then the exchange, and so on.
 
-        Text runs before regions where the two are independent. Source: ``BertEncoder.forward`` of vilbert.py.
+        Text runs before regions where the two are independent. Source: ``BertEncoder.forward`` of vilbert.py. With one
+        stream every layer is a joint one.
         """
+        if self.num_streams == 1:
+            for i in range(self.text.num_layers):
+                yield "joint", i
+            return
         stops = [*zip(self.text_co_layers, self.region_co_layers, strict=True)]
         stops.append((self.text.num_layers, self.regions.num_layers))
         text_start = region_start = 0
@@ -182,21 +225,25 @@ class ViLBERTConfig:
 
     def num_parameters(self) -> int:
         """Parameters of ``ViLBERTForPretraining``; the word table, tied to the decoder, counts once."""
-        text, regions = self.text.width, self.regions.width
+        text, regions = self.text.width, self.region_width
         tables = self.vocab_size + self.max_text_length + self.num_token_types + self.num_task_embeddings
         embeddings = tables * text + 2 * text + _dense(self.region_feature_dim, regions) + _dense(5, regions)
         embeddings += 2 * regions
         layers = self.text.num_layers * self.text.num_layer_parameters()
-        layers += self.regions.num_layers * self.regions.num_layer_parameters()
-        if self.use_coattention:
-            attention = 3 * (_dense(text, self.co_width) + _dense(regions, self.co_width))
-            attention += _dense(self.co_width, text) + _dense(self.co_width, regions) + 2 * (text + regions)
-            mlps = self.text.num_mlp_parameters() + self.regions.num_mlp_parameters()
-            layers += len(self.text_co_layers) * (attention + mlps)
-        poolers = _dense(text, self.co_width) + _dense(regions, self.co_width)
+        if self.num_streams == 1:
+            embeddings += self.num_token_types * text
+            poolers = _dense(text, text)
+        else:
+            layers += self.regions.num_layers * self.regions.num_layer_parameters()
+            poolers = _dense(text, self.co_width) + _dense(regions, self.co_width)
+            if self.use_coattention:
+                attention = 3 * (_dense(text, self.co_width) + _dense(regions, self.co_width))
+                attention += _dense(self.co_width, text) + _dense(self.co_width, regions) + 2 * (text + regions)
+                mlps = self.text.num_mlp_parameters() + self.regions.num_mlp_parameters()
+                layers += len(self.text_co_layers) * (attention + mlps)
         token_head = _dense(text, text) + 2 * text + self.vocab_size
         region_head = _dense(regions, regions) + 2 * regions + _dense(regions, self.region_target_dim)
-        return embeddings + layers + poolers + token_head + region_head + _dense(self.co_width, 2)
+        return embeddings + layers + poolers + token_head + region_head + _dense(self.pair_width, 2)
 
     # --- exchange
 

@@ -1,7 +1,9 @@
 """ViLBERT: the trunk and the two models made from it. Composition only; the layers are in ``vilbert_jax/nn``.
 
+A config with ``num_streams=1`` makes the same models of the paper's single-stream baseline.
+
 B batch, T text length, R regions (row 0 is the global region), M predicted positions, V vocabulary, F feature width,
-C region targets, W width of the pooled vectors.
+C region targets, W width of the pooled vectors. With one stream, Dt = Dv = W.
 """
 
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ from vilbert_jax.nn.heads import (
     grounding_logits,
     head_dropout,
 )
+from vilbert_jax.nn.single_stream import SingleStreamEncoder
 
 HEADS = (
     "vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", "tokens", "regions", "alignment",
@@ -57,12 +60,15 @@ class Begun(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Final states of both streams and their pooled vectors; with task tokens the text is one longer than its input."""
+    """Final states of both streams and their pooled vectors; with task tokens the text is one longer than its input.
+
+    With one stream, ``text_pooled`` stands for the pair and there is no ``regions_pooled``.
+    """
 
     text: Float[Array, "B T Dt"]
     regions: Float[Array, "B R Dv"]
     text_pooled: Float[Array, "B W"]
-    regions_pooled: Float[Array, "B W"]
+    regions_pooled: Float[Array, "B W"] | None
 
 
 class PretrainingOutput(NamedTuple):
@@ -90,12 +96,19 @@ class Trunk(nn.Module):
         """Declares the parts; the token head reads the word table through ``text_embeddings``."""
         self.text_embeddings = TextEmbeddings(self.config)
         self.region_embeddings = RegionEmbeddings(self.config)
-        self.encoder = TwoStreamEncoder(self.config)
-        self.text_pooler = dense(self.config.co_width, self.config, name="text_pooler")
-        self.region_pooler = dense(self.config.co_width, self.config, name="region_pooler")
+        if self.config.num_streams == 1:
+            self.encoder = SingleStreamEncoder(self.config)
+            self.pooler = dense(self.config.pair_width, self.config, name="pooler")
+        else:
+            self.encoder = TwoStreamEncoder(self.config)
+            self.text_pooler = dense(self.config.pair_width, self.config, name="text_pooler")
+            self.region_pooler = dense(self.config.pair_width, self.config, name="region_pooler")
 
     def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> Encoded:
-        """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region."""
+        """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region.
+
+        With one stream the pooler is BERT's: tanh, of [CLS] alone.
+        """
         if self.config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError("dtype float64 needs jax_enable_x64; without it JAX would compute in float32 silently.")
         inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
@@ -109,6 +122,8 @@ class Trunk(nn.Module):
         text, regions = self.encoder.finish(
             inputs.text, inputs.regions, inputs.text_mask, inputs.region_mask, deterministic=deterministic
         )
+        if self.config.num_streams == 1:
+            return Encoded(text, regions, text_pooled=nn.tanh(self.pooler(text[:, 0])), regions_pooled=None)
         return Encoded(
             text=text,
             regions=regions,
@@ -144,8 +159,10 @@ class Trunk(nn.Module):
         return self.encoder.begin_regions(regions, region_mask, deterministic=deterministic)
 
     def fuse(self, encoded: Encoded) -> Float[Array, "B W"]:
-        """The pair's one vector: product (the paper) or sum of the pooled vectors."""
+        """The pair's one vector: product (the paper) or sum of the pooled vectors, or the only one there is."""
         text, regions = encoded.text_pooled, encoded.regions_pooled
+        if regions is None:
+            return text
         return text * regions if self.config.fusion == "mul" else text + regions
 
 
@@ -170,18 +187,19 @@ class ViLBERTForPretraining(nn.Module):
         Returns:
             Logits of the three heads; the region head has a row for the global region too, which no loss reads.
         """
-        trunk = Trunk(self.config, name="trunk")
+        config = self.config
+        trunk = Trunk(config, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
         text = encoded.text
         if masked_positions is not None:
             # The task token stands in second place; [CLS], the only word before it, is never masked.
-            shift = 1 if self.config.num_task_embeddings else 0
+            shift = 1 if config.num_task_embeddings else 0
             text = jnp.take_along_axis(text, jnp.asarray(masked_positions)[..., None] + shift, axis=1)
-        fused = head_dropout(trunk.fuse(encoded), deterministic=deterministic)
+        pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)
         return PretrainingOutput(
-            token_logits=TokenHead(self.config, name="token_head")(text, trunk.text_embeddings.word_embeddings),
-            region_logits=RegionHead(self.config, name="region_head")(encoded.regions),
-            alignment_logits=dense(2, self.config, name="alignment_head")(fused),
+            token_logits=TokenHead(config, name="token_head")(text, trunk.text_embeddings.word_embeddings),
+            region_logits=RegionHead(config, name="region_head")(encoded.regions),
+            alignment_logits=dense(2, config, name="alignment_head")(pair),
             encoded=encoded,
         )
 
@@ -213,24 +231,24 @@ class ViLBERTForTasks(nn.Module):
             raise InputError(f"heads {list(self.heads)}: unknown {unknown}; choose from {', '.join(HEADS)}.")
         trunk = Trunk(config, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
-        fused = head_dropout(trunk.fuse(encoded), deterministic=deterministic)
+        pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)
         region_mask = jnp.asarray(inputs.region_mask)
 
         def logits(head: str) -> Array:
             match head:
                 case "vqa" if config.answer_head == "weight_norm":
                     answer = WeightNormAnswerHead(config, config.num_vqa_answers, name="vqa_head")
-                    return answer(fused, deterministic=deterministic)
+                    return answer(pair, deterministic=deterministic)
                 case "vqa":
-                    return AnswerHead(config, config.num_vqa_answers, name="vqa_head")(fused)
+                    return AnswerHead(config, config.num_vqa_answers, name="vqa_head")(pair)
                 case "gqa":
-                    return AnswerHead(config, config.num_gqa_answers, name="gqa_head")(fused)
+                    return AnswerHead(config, config.num_gqa_answers, name="gqa_head")(pair)
                 case "choice":
-                    return dense(1, config, name="choice_head")(fused)[:, 0]
+                    return dense(1, config, name="choice_head")(pair)[:, 0]
                 case "binary":
-                    return AnswerHead(config, 2, name="binary_head")(_pair_rows(fused))
+                    return AnswerHead(config, 2, name="binary_head")(_pair_rows(pair))
                 case "entailment":
-                    return dense(3, config, name="entailment_head")(fused)
+                    return dense(3, config, name="entailment_head")(pair)
                 case "grounding":
                     regions = head_dropout(encoded.regions, deterministic=deterministic)
                     return grounding_logits(dense(1, config, name="grounding_head")(regions), region_mask)
@@ -243,7 +261,7 @@ class ViLBERTForTasks(nn.Module):
                 case "regions":
                     return RegionHead(config, name="region_head")(encoded.regions)
                 case _:
-                    return dense(2, config, name="alignment_head")(fused)
+                    return dense(2, config, name="alignment_head")(pair)
 
         return TaskOutput(logits={head: logits(head) for head in self.heads}, encoded=encoded)
 
@@ -261,6 +279,11 @@ def init_params(model: ViLBERTForPretraining | ViLBERTForTasks, key: Array) -> d
         task_id=jnp.zeros(2, jnp.int32) if config.num_task_embeddings else None,
     )
     return dict(model.init(key, inputs, deterministic=True)["params"])
+
+
+def _dropped(pair: Float[Array, "B W"], config: ViLBERTConfig, *, deterministic: bool) -> Float[Array, "B W"]:
+    """The pair's vector as the heads read it; the single-stream baseline has no dropout there."""
+    return pair if config.num_streams == 1 else head_dropout(pair, deterministic=deterministic)
 
 
 def _pair_rows(fused: Float[Array, "B W"]) -> Float[Array, "B2 W2"]:

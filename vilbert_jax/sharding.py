@@ -30,7 +30,7 @@ AxisTable = tuple[tuple[str, tuple[str | None, ...]], ...]
 # Kernels are [in, out]: "column parallel" ones split the output, "row parallel" ones the input.
 PARAM_AXES: AxisTable = (
     (r"text_embeddings/word_embeddings/embedding", ("vocab", "embed")),
-    (r"text_embeddings/(position|token_type|task)_embeddings/embedding", (None, "embed")),
+    (r"\w+_embeddings/(position|token_type|task)_embeddings/embedding", (None, "embed")),
     (r"region_embeddings/(features|boxes)/kernel", (None, "embed")),
     (r"region_embeddings/(features|boxes)/bias", ("embed",)),
     (r"(text|region)_embeddings/norm/(scale|bias)", ("embed",)),
@@ -46,8 +46,8 @@ PARAM_AXES: AxisTable = (
     (r"\w*mlp/output/kernel", ("mlp", "embed")),
     (r"\w*mlp/output/bias", ("embed",)),
     (r"\w*mlp/output_norm/(scale|bias)", ("embed",)),
-    (r"(text|region)_pooler/kernel", ("embed", None)),
-    (r"(text|region)_pooler/bias", (None,)),
+    (r"((text|region)_)?pooler/kernel", ("embed", None)),
+    (r"((text|region)_)?pooler/bias", (None,)),
     # pre-training heads
     (r"(token|region)_head/transform/kernel", ("embed", None)),
     (r"(token|region)_head/transform/bias", ("embed",)),

@@ -1,5 +1,6 @@
 """experiments/evaluate.py: from checkpoints of every kind to metrics.json and predictions.json."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -43,6 +44,9 @@ def root(tmp_path_factory):
     params = init_params(model, jax.random.key(1))
     vj.save_pretrained(root / "tasks", model, params, outputs={"vqa": toy_tasks.ANSWERS}, **facts)
     vj.save_pretrained(root / "silent", model, params, **facts)
+    single = vj.ViLBERTForTasks(dataclasses.replace(CONFIG, num_streams=1), heads=("vqa", "choice"))
+    params = init_params(single, jax.random.key(4))
+    vj.save_pretrained(root / "single", single, params, outputs={"vqa": toy_tasks.ANSWERS}, **facts)
     pretraining = vj.ViLBERTForPretraining(CONFIG)
     params = init_params(pretraining, jax.random.key(2))
     vj.save_pretrained(root / "pretrained", pretraining, params, **facts)
@@ -130,6 +134,15 @@ def test_one_device_and_eight_give_the_same_numbers(root, tmp_path, on_one_devic
     assert len(metrics["checkpoint"]["parameters"]) == 32
     assert all(np.isfinite(value) for value in metrics["metrics"].values())
     assert (tmp_path / recipe / "examples.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("recipe", "count"), [("vqa", 3), ("flickr30k", 8)])
+def test_a_single_stream_model_is_evaluated_alike(root, tmp_path, recipe, count):
+    split = "train" if recipe == "flickr30k" else "validation"
+    metrics, predictions = evaluate(root, recipe, tmp_path, f"--checkpoint={root / 'single'}", f"--split={split}")
+    assert len(predictions) == count
+    assert all(np.isfinite(value) for value in metrics["metrics"].values())
+    assert (tmp_path / "examples.png").stat().st_size > 10_000
 
 
 def test_predictions_are_one_answer_for_each_question(root, tmp_path):

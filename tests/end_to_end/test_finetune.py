@@ -1,6 +1,7 @@
 """experiments/finetune.py: from a pre-training checkpoint to the best parameters, stopped, resumed and refused."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -139,6 +140,24 @@ def test_every_recipe_trains_its_head(root, tmp_path, recipe, annotations, head,
     assert open_source(tmp_path / "run").heads == (head,)
     (scores,) = [line for line in logged(tmp_path / "run") if any(key.startswith("eval/") for key in line)]
     assert all(np.isfinite(value) for value in scores.values())
+
+
+def test_a_single_stream_brings_its_model_and_starts_from_nothing_too(root, tmp_path):
+    config = dataclasses.replace(CONFIG, num_streams=1)
+    model = vj.ViLBERTForPretraining(config)
+    facts = {"tokenizer": load_tokenizer(root / "vocab.txt"), "contract": toy_tasks.CONTRACT}
+    vj.save_pretrained(tmp_path / "single", model, init_params(model, jax.random.key(1)), **facts)
+    outcome = finetune(root, tmp_path / "run", "--config.total_steps=1", f"--config.init_from={tmp_path / 'single'}")
+    assert outcome.code == 0, outcome.err
+    assert open_source(tmp_path / "run").config == dataclasses.replace(config, num_vqa_answers=len(toy_tasks.ANSWERS))
+    assert "joint layers" in outcome.out
+
+    fields = {"num_streams": 1, "vocab_size": CONFIG.vocab_size, "region_feature_dim": CONFIG.region_feature_dim}
+    fields |= {"text.num_layers": 1, "text.width": 12}
+    flags = [f"--config.model.{name}={value}" for name, value in fields.items()]
+    outcome = finetune(root, tmp_path / "scratch", "--config.total_steps=1", "--config.init_from=", *flags)
+    assert outcome.code == 0, outcome.err
+    assert open_source(tmp_path / "scratch").config.num_streams == 1
 
 
 def refused(outcome, *words):

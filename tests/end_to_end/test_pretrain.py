@@ -198,8 +198,10 @@ def test_a_workdir_that_cannot_be_made_is_one_message(data, tmp_path, capfd):
     assert "Traceback" not in message
 
 
-def test_killed_and_started_again_logs_the_same_losses_bit_for_bit(data, tmp_path):
+@pytest.mark.parametrize("num_streams", [2, 1])
+def test_killed_and_started_again_logs_the_same_losses_bit_for_bit(data, tmp_path, num_streams):
     steps = ("--config.total_steps=30", "--config.checkpoint_every=3", "--config.eval_every=15")
+    steps = (*steps, f"--config.model.num_streams={num_streams}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     straight = start(data, whole, *steps)
     assert straight.wait(timeout=300) == 0, output(whole)
@@ -213,6 +215,8 @@ def test_killed_and_started_again_logs_the_same_losses_bit_for_bit(data, tmp_pat
     again = start(data, killed, *steps)
     assert again.wait(timeout=300) == 0, output(killed)
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes(), f"killed at {kill_at}"
+    losses = [line["train/loss"] for line in logged(whole) if "train/loss" in line]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
 
 
 def test_sigterm_saves_and_exits_with_0(data, tmp_path):

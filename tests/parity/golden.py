@@ -56,6 +56,13 @@ def run_with_intermediates(golden: Golden) -> tuple[Any, dict[str, np.ndarray]]:
         "embed_t": trunk["text_embeddings"]["__call__"][0],
         "embed_v": trunk["region_embeddings"]["__call__"][0],
     }
+    encoded = output.encoded
+    if golden.model.config.num_streams == 1:
+        for i in range(golden.model.config.text.num_layers):
+            named[f"layer_{i}"] = encoder[f"layer_{i}"]["__call__"][0]
+            named[f"attn_{i}"] = encoder[f"layer_{i}"]["attention"]["attention_probs"][0]
+        named["sequence_output"] = np.concatenate([encoded.text, encoded.regions], axis=1)
+        return output, named | {"pooled_output": encoded.text_pooled}
     for kind, i in golden.model.config.schedule():
         layer = encoder[f"{kind}_layer_{i}"]
         if kind == "co":
@@ -66,7 +73,6 @@ def run_with_intermediates(golden: Golden) -> tuple[Any, dict[str, np.ndarray]]:
             letter = "t" if kind == "text" else "v"
             named[f"{letter}_layer_{i}"] = layer["__call__"][0]
             named[f"attn_{letter}_{i}"] = layer["attention"]["attention_probs"][0]
-    encoded = output.encoded
     named |= {
         "sequence_output_t": encoded.text,
         "sequence_output_v": encoded.regions,

@@ -1,5 +1,8 @@
 """ViLBERT computes the same on any mesh: losses, gradients, and a checkpoint carried from one to another."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -21,38 +24,42 @@ MESHES = {
     "all": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 MODEL = vj.ViLBERTForPretraining(tiny.CONFIG)
-LOSS_FN = pretraining.make_loss_fn(MODEL, "all")
+SINGLE_STREAM = vj.ViLBERTForPretraining(dataclasses.replace(tiny.CONFIG, num_streams=1))
 KEY = jax.random.key(0)
 BATCH = tiny.make_batch(
     seed=2
 )  # here float32 gradients of one device are within 2e-6 of float64; not so of every batch
 
 
-def losses_and_gradients(params, batch):
+def losses_and_gradients(model, params, batch):
+    loss_fn = pretraining.make_loss_fn(model, "all")
+
     def total(params):
-        terms = {name: mean(term) for name, term in LOSS_FN(params, batch, KEY).items()}
+        terms = {name: mean(term) for name, term in loss_fn(params, batch, KEY).items()}
         return sum(terms.values()), terms
 
     (_, terms), gradients = jax.value_and_grad(total, has_aux=True)(params)
     return terms, gradients
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    params = init_params(MODEL, KEY)
-    return params, jax.jit(losses_and_gradients)(params, BATCH)
+@functools.cache
+def one_device(model):
+    params = init_params(model, KEY)
+    return params, jax.jit(losses_and_gradients, static_argnums=0)(model, params, BATCH)
 
 
-@pytest.mark.parametrize("name", MESHES)
-def test_losses_and_gradients_agree_with_one_device(name, one_device):
-    params, (expected_losses, expected_gradients) = one_device
+@pytest.mark.parametrize(
+    ("name", "model"), [*((name, MODEL) for name in MESHES), ("all", SINGLE_STREAM)], ids=[*MESHES, "one stream"]
+)
+def test_losses_and_gradients_agree_with_one_device(name, model):
+    params, (expected_losses, expected_gradients) = one_device(model)
     mesh = make_mesh(MESHES[name])
     shardings = state_shardings(params, mesh)
     replicated = [sharding.is_fully_replicated for sharding in jax.tree.leaves(shardings)]
     assert all(replicated) == (name == "data")
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, shardings)
-        losses, gradients = jax.jit(losses_and_gradients)(placed, put_batch(BATCH, mesh))
+        losses, gradients = jax.jit(losses_and_gradients, static_argnums=0)(model, placed, put_batch(BATCH, mesh))
     for loss, value in expected_losses.items():
         np.testing.assert_allclose(losses[loss], value, rtol=1e-5, err_msg=loss)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))

@@ -59,6 +59,11 @@ trunk/encoder/co_layer_0/text_mlp/output/kernel                  3072,768   tens
 trunk/encoder/co_layer_0/text_mlp/output_norm/scale              768        fsdp
 trunk/text_pooler/kernel                                         768,1024   fsdp,-
 trunk/region_pooler/bias                                         1024       -
+trunk/region_embeddings/token_type_embeddings/embedding          2,768      -,fsdp
+trunk/encoder/layer_11/attention/query/kernel                    768,768    fsdp,tensor
+trunk/encoder/layer_11/mlp/output/kernel                         3072,768   tensor,fsdp
+trunk/pooler/kernel                                              768,768    fsdp,-
+trunk/pooler/bias                                                768        -
 token_head/transform/kernel                                      768,768    fsdp,-
 token_head/transform/bias                                        768        fsdp
 token_head/transform_norm/scale                                  768        fsdp
@@ -210,7 +215,9 @@ def model_shapes(model, config):
     return jax.eval_shape(lambda key: model.init(key, inputs, deterministic=True)["params"], jax.random.key(0))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_task_embeddings": 20, "answer_head": "weight_norm"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_task_embeddings": 20, "answer_head": "weight_norm"}, {"num_streams": 1}], ids=str
+)
 def test_every_parameter_of_the_models_fits_a_row(options):
     config, mesh = ViLBERTConfig.base(**options), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     for model in (ViLBERTForPretraining(config), ViLBERTForTasks(config, heads=HEADS)):

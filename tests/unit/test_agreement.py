@@ -123,7 +123,9 @@ def test_for_tasks_boxes_may_be_chosen_otherwise_and_have_no_classes(folder, tok
 
 def start(folder, name, heads, outputs, recipe=CONFIG, **fields):
     config = InitConfig(init_from=str(folder / name) if name else "", **fields)
-    return starting_point(config, recipe, heads, outputs, folder / "a new run")
+    config, model, opened = starting_point(config, recipe, heads, outputs, folder / "a new run")
+    assert (opened.origin if opened else "") == config.init_from
+    return config, model
 
 
 def test_a_start_at_random_takes_the_recipes_model_and_the_datas_answers(folder):

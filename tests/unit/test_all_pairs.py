@@ -133,8 +133,9 @@ def test_scores_and_ranks_are_those_of_each_pair_from_scratch(alignment, tmp_pat
         ("choice", {"num_task_embeddings": 9}, 7),
         ("choice", {"use_coattention": False, "fusion": "sum"}, None),
         ("alignment", {"text_co_layers": (0,), "region_co_layers": (0,)}, None),
+        ("alignment", {"num_streams": 1}, None),
     ],
-    ids=["choice head with task tokens", "no co-attention", "co-attention first"],
+    ids=["choice head with task tokens", "no co-attention", "co-attention first", "one stream"],
 )
 def test_other_models_too(head, changes, task_id, tmp_path):
     model, params = build(head, **changes)

@@ -27,6 +27,7 @@ def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+BETA_HEADS = ("vqa", "choice", "grounding", "token_score", "tokens", "regions", "alignment")
 RELEASED = [  # preset, millions of parameters in the release, the tied matrix once
     (vj.ViLBERTConfig.base(2), 160.78),
     (vj.ViLBERTConfig.base(4), 205.41),
@@ -34,6 +35,8 @@ RELEASED = [  # preset, millions of parameters in the release, the tied matrix o
     (vj.ViLBERTConfig.base(8), 294.67),
     (vj.ViLBERTConfig.large(2), 396.67),
     (vj.ViLBERTConfig.large(6), 505.87),
+    (vj.ViLBERTConfig.single_stream(), 113.51),
+    (vj.ViLBERTConfig.large(num_streams=1), 341.03),
 ]
 
 
@@ -41,6 +44,7 @@ RELEASED = [  # preset, millions of parameters in the release, the tied matrix o
 def test_parameter_counts_of_the_released_configs(config, millions):
     text, regions, co = config.text.width, config.regions.width, config.co_width
     dead = len(config.text_co_layers) * ((co + 1) * regions + (co + 1) * text)  # q_dense1 and q_dense2
+    dead = dead if config.num_streams == 2 else 0
     assert round((config.num_parameters() + dead) / 1e6, 2) == millions
     assert config.num_parameters() == count(abstract_params(vj.ViLBERTForPretraining(config), config))
 
@@ -57,9 +61,11 @@ def test_parameter_counts_of_the_released_configs(config, millions):
         ),
         (
             "manifest_vltasks_base_beta",
-            ("vqa", "choice", "grounding", "token_score", "tokens", "regions", "alignment"),
+            BETA_HEADS,
             {"answer_head": "weight_norm"},
         ),
+        ("manifest_baseline_pretrain", None, {"num_streams": 1}),
+        ("manifest_baseline_vltasks", BETA_HEADS, {"num_streams": 1, "answer_head": "weight_norm"}),
     ],
 )
 def test_parameter_counts_equal_the_manifests_less_dead_and_tied_entries(data_dir, manifest, heads, fields):
@@ -75,7 +81,7 @@ def test_parameter_counts_equal_the_manifests_less_dead_and_tied_entries(data_di
 
 
 @pytest.mark.parametrize(
-    "change", [{"use_coattention": False}, {"num_task_embeddings": 20}, {"text_co_layers": (1, 1)}]
+    "change", [{"use_coattention": False}, {"num_task_embeddings": 20}, {"text_co_layers": (1, 1)}, {"num_streams": 1}]
 )
 def test_parameter_count_of_variants(change):
     config = vj.ViLBERTConfig.tiny(**change)
@@ -159,11 +165,21 @@ def test_all_problems_of_a_released_json_are_told_at_once():
         ({"regions": 3}, "regions is 3"),
         ({"dtype": "float16"}, "float32, bfloat16, float64"),
         ({"region_objective": "nce"}, "must equal region_feature_dim"),
+        ({"num_streams": 3}, "num_streams is 3; it must be 2, or 1"),
+        ({"num_streams": 1, "num_task_embeddings": 20}, "has no task tokens"),
+        ({"num_streams": 1, "num_token_types": 1}, "regions have the second type"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):
     with pytest.raises(vj.InputError, match=message):
         vj.ViLBERTConfig.tiny(**change)
+
+
+def test_with_one_stream_the_fields_of_the_other_say_nothing():
+    shallow = dataclasses.replace(vj.ViLBERTConfig.tiny().text, num_layers=1)
+    config = vj.ViLBERTConfig.tiny(num_streams=1, text=shallow, co_num_heads=5)  # no layer 2 to exchange before
+    assert list(config.schedule()) == [("joint", 0)]
+    assert (config.region_width, config.pair_width) == (shallow.width, shallow.width)
 
 
 def test_unknown_and_missing_fields_are_named():

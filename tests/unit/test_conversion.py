@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_weights import CONFIG, changed, lazy, random_params, released_state_dict
+from tiny_weights import CONFIG, ONE_STREAM, changed, lazy, random_params, released_state_dict
 
 import vilbert_jax as vj
 from vilbert_jax.checkpoints.conversion import (
@@ -36,6 +36,9 @@ KINDS = {
     "task tokens": (changed(num_task_embeddings=20), HEADS),
     "no co-attention": (changed(use_coattention=False), PRETRAINING_HEADS),
     "one head": (CONFIG, ("grounding",)),
+    "one stream": (ONE_STREAM, PRETRAINING_HEADS),
+    "one stream, tasks": (ONE_STREAM, BETA_HEADS),
+    "one stream, heads of ours": (changed(ONE_STREAM, answer_head="mlp"), HEADS),
 }
 kinds = pytest.mark.parametrize(("config", "heads"), KINDS.values(), ids=KINDS.keys())
 
@@ -107,6 +110,13 @@ MANIFESTS = {
     "tasks": ("manifest_vltasks_base", HEADS, {}, {}),
     "tasks, beta": ("manifest_vltasks_base_beta", BETA_HEADS, {"answer_head": "weight_norm"}, {}),
     "task tokens": ("manifest_vltasks_base", HEADS, {"num_task_embeddings": 20}, TASK_TABLE),
+    "one stream": ("manifest_baseline_pretrain", PRETRAINING_HEADS, {"num_streams": 1}, {}),
+    "one stream, tasks": (
+        "manifest_baseline_vltasks",
+        BETA_HEADS,
+        {"num_streams": 1, "answer_head": "weight_norm"},
+        {},
+    ),
 }
 
 

@@ -24,6 +24,7 @@ CONFIG = vj.ViLBERTConfig(
     region_co_layers=(0, 1),
     initializer_range=0.5,  # so that every part has a say in the output
 )
+SINGLE_STREAM = dataclasses.replace(CONFIG, num_streams=1)
 
 
 def random_inputs(batch=3, text=7, regions=6, seed=0):
@@ -44,9 +45,9 @@ def initialise(model, inputs):
     return model.init(jax.random.key(1), inputs, deterministic=True)["params"]
 
 
-@pytest.fixture(scope="module")
-def pretraining():
-    model, inputs = vj.ViLBERTForPretraining(CONFIG), random_inputs()
+@pytest.fixture(scope="module", params=[CONFIG, SINGLE_STREAM], ids=["two streams", "one stream"])
+def pretraining(request):
+    model, inputs = vj.ViLBERTForPretraining(request.param), random_inputs()
     params = initialise(model, inputs)
     apply = jax.jit(lambda inputs: model.apply({"params": params}, inputs, deterministic=True))
     return apply, inputs

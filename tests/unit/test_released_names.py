@@ -14,6 +14,8 @@ CASES = [
     ("manifest_pretrain_base", PRETRAINING_HEADS, {}),
     ("manifest_vltasks_base", ALL, {}),
     ("manifest_vltasks_base_beta", TASKS, {"answer_head": "weight_norm"}),
+    ("manifest_baseline_pretrain", PRETRAINING_HEADS, {"num_streams": 1}),
+    ("manifest_baseline_vltasks", TASKS, {"num_streams": 1, "answer_head": "weight_norm"}),
 ]
 
 

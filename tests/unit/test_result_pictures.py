@@ -251,7 +251,22 @@ def test_attention_is_that_of_cls_in_the_last_layer(vocab):
     np.testing.assert_allclose(found, probabilities[0, :, 0, :5].mean(axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"use_coattention": False}, {"num_task_embeddings": 3}], ids=str)
+def test_with_one_stream_attention_is_the_share_that_goes_to_regions(vocab):
+    task, source = toy.vqa(vocab)
+    model, params = small_model(source, task.heads, num_streams=1)
+    (found,) = attended_regions(task, model, params, source, [3])
+    batch = {name: value[None] for name, value in source.example(3, RNG).items()}
+    _, sown = model.apply({"params": params}, task.inputs(batch), deterministic=True, mutable=["intermediates"])
+    (probabilities,) = sown["intermediates"]["trunk"]["encoder"]["layer_1"]["attention"]["attention_probs"]
+    length = batch["token_ids"].shape[1]
+    to_regions = np.asarray(probabilities)[0, :, 0, length : length + 5].mean(axis=0)  # [CLS] over slots in use
+    assert to_regions.sum() < 0.95  # the words have their share
+    np.testing.assert_allclose(found, to_regions / to_regions.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"use_coattention": False}, {"num_task_embeddings": 3}, {"num_streams": 1}], ids=str
+)
 def test_attention_covers_the_slots_in_use(vocab, changes):
     task, source = toy.vqa(vocab)
     found = attended_regions(task, *small_model(source, task.heads, **changes), source, [0, 4, 5])

@@ -88,6 +88,16 @@ def token_head() -> Iterator[Entry]:
     yield from norm("cls.predictions.transform.LayerNorm", "token_head/transform_norm")
 
 
+def pooler() -> Iterator[Entry]:
+    """BERT's pooler, which a single-stream model has too."""
+    yield from linear("bert.pooler.dense", "trunk/pooler")
+
+
+def alignment_head() -> Iterator[Entry]:
+    """BERT's next-sentence head, the alignment head of a single-stream model: class 0 is "belongs together" in both."""
+    yield from linear("cls.seq_relationship", "alignment_head")
+
+
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from flax import traverse_util
 from vilbert_jax.checkpoints.conversion import Model, abstract_params, fingerprint, heads_of, make_model
 from vilbert_jax.checkpoints.exporting import export_bert, export_released
 from vilbert_jax.checkpoints.hf_bert import in_bert
-from vilbert_jax.checkpoints.pretrained import default_heads, fresh_params, make_plan, placed, summary
+from vilbert_jax.checkpoints.plan import default_heads, fresh_params, make_plan, placed, summary
 from vilbert_jax.checkpoints.saving import check_free, check_vocabulary, save_pretrained
 from vilbert_jax.checkpoints.sources import Source, open_source
 from vilbert_jax.checkpoints.verify import compare_with_transformers, torch_and_transformers
@@ -58,6 +58,7 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     check_free(request.output)
     source = open_source(request.input, request.model_config)
     config = _config(request, source)
+    source = source.for_model(config)
     in_torch = source.text_only or form == "bert"  # where torch has the model as well
     if request.verify and in_torch:
         torch_and_transformers()
@@ -72,7 +73,7 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
         say(summary(plan, abstract, request.input))
     params = source.read({path: np.empty(abstract[path].shape, np.float32) for path in plan.loaded})
     params |= {path: np.asarray(leaf) for path, leaf in fresh_params(model, plan, abstract, request.seed).items()}
-    written = {path: array for path, array in params.items() if form != "bert" or in_bert(path)}
+    written = {path: array for path, array in params.items() if form != "bert" or in_bert(path, config.num_streams)}
     mark = fingerprint(written)
     compared = {path: written[path] for path in (plan.loaded if source.text_only else written) if in_torch}
     provenance = source.described_provenance() | ({"licence": request.licence} if request.licence else {})
@@ -184,14 +185,25 @@ def _outcome(
         lacks = ", ".join(f"{name} ({flags[name]})" for name in has if not has[name])
         return f"{output}, for vj.load_pretrained and config.init_from", {"vocabulary": vocab, "saved without": lacks}
     if form == "bert":
-        left = f"{num_left} tensors outside the text stream" if num_left else ""
+        where = "outside the text stream" if model.config.num_streams == 2 else "that no BERT has"
+        left = f"{num_left} tensors {where}" if num_left else ""
         return f"{output}, for transformers", {"vocabulary": vocab, "left out": left}
     heads, tasks = heads_of(model), ("vqa", "choice", "grounding", "token_score")  # of both releases' task models
     lacks = ", ".join(head for head in tasks if head not in heads) if set(heads) & set(tasks) else ""
+    more = ", ".join(_beyond_baseline(model.config, heads))
     return f"{output} and {output.with_suffix('.json').name}, for the released PyTorch code", {
         "left out": ", ".join(name for name in has if has[name]),
         "lacks heads": lacks and f"{lacks} (the released task model has them: strict loading fails)",
+        "has more": more and f"{more} (the released baseline has not: strict loading fails)",
     }
+
+
+def _beyond_baseline(config: ViLBERTConfig, heads: tuple[str, ...]) -> Iterator[str]:
+    """What a single-stream model has that the released baseline has not."""
+    if config.num_streams == 1:
+        yield from (head for head in heads if head in ("gqa", "binary", "entailment"))
+        if "vqa" in heads and config.answer_head != "weight_norm":
+            yield f"vqa of kind {config.answer_head}"
 
 
 def _verify(
@@ -202,7 +214,7 @@ def _verify(
     mark: str,
     say: Callable[[str], None],
 ) -> int:
-    again = open_source(request.output)
+    again = open_source(request.output).for_model(config)
     found = again.read({path: np.empty(shape, np.float32) for path, shape in again.shapes.items()})
     same = fingerprint(found) == mark
     say(f"  {'read again':15}{len(found)} tensors, {'identical' if same else 'DIFFERENT'}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vilbert_jax.checkpoints.conversion import to_source
-from vilbert_jax.checkpoints.hf_bert import bert_config, bert_table, in_bert
+from vilbert_jax.checkpoints.hf_bert import bert_config, bert_table, in_bert, parts_in
 from vilbert_jax.checkpoints.released import released_tensors
 from vilbert_jax.checkpoints.saving import check_free
 from vilbert_jax.checkpoints.tensor_files import write_safetensors, write_torch
@@ -58,12 +58,15 @@ def export_released(path: Path, config: ViLBERTConfig, heads: tuple[str, ...], p
 
 
 def export_bert(path: Path, config: ViLBERTConfig, params: dict[str, np.ndarray], tokenizer: Tokenizer | None) -> None:
-    """Writes the text stream as a folder that ``BertForMaskedLM.from_pretrained`` (or ``BertModel``) reads.
+    """Writes the text stream, or the only one, as a folder that ``from_pretrained`` of a BERT of transformers reads.
+
+    With two streams that is ``BertForMaskedLM`` or, without that head, ``BertModel``; with one, which has BERT's pooler
+    and next-sentence head too, ``BertForPreTraining``, or what there is of it.
 
     Args:
         path: the folder; must not exist or be empty.
         config: the model.
-        params: by path, of the whole model; only the text stream and the masked-word head are written.
+        params: by path, of the whole model; only what a BERT has is written.
         tokenizer: written beside them, where there is one.
 
     Raises:
@@ -73,17 +76,17 @@ def export_bert(path: Path, config: ViLBERTConfig, params: dict[str, np.ndarray]
     check_free(path)
     if config.num_task_embeddings:
         raise InputError("this model has task tokens, which a BERT has not: its text stream cannot be written as one.")
-    with_head = any(name.startswith("token_head/") for name in params)
-    table = bert_table(config, with_head=with_head)
-    tensors = to_source({name: array for name, array in params.items() if in_bert(name)}, table)
-    fields = bert_config(config) | {"architectures": ["BertForMaskedLM" if with_head else "BertModel"]}
+    kept = {name: array for name, array in params.items() if in_bert(name, config.num_streams)}
+    parts = parts_in(kept)
+    table = bert_table(config, parts)
+    tensors = to_source(kept, table)
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         # transformers ties what is tied by itself, and names of a repeated tensor would only make the file larger
         write_safetensors(part / "model.safetensors", {n: t for n, t in tensors.items() if n not in table.ties})
-        (part / "config.json").write_text(_json(fields))
+        (part / "config.json").write_text(_json(bert_config(config, parts)))
         if tokenizer is not None:
             (part / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
             (part / "tokenizer_config.json").write_text(_json({"tokenizer_class": "BertTokenizer"}))

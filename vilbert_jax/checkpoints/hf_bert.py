@@ -2,28 +2,40 @@
 
 The text stream of ViLBERT is BERT, so a BERT gives the text embeddings, the text layers and the masked-word head
 (``bert-base-uncased`` in the paper, section 3.1), and nothing else: its pooler and next-sentence head have no
-counterpart here. Source: ``models/bert`` of huggingface/transformers.
+counterpart there. The single stream of the baseline is a BERT with both. Source: ``models/bert`` of
+huggingface/transformers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from vilbert_jax.checkpoints.conversion import DECODER, WORD_TABLE, Table, bert_layer, text_embeddings, token_head
+from vilbert_jax.checkpoints.conversion import (
+    DECODER,
+    WORD_TABLE,
+    Table,
+    alignment_head,
+    bert_layer,
+    pooler,
+    text_embeddings,
+    token_head,
+)
 from vilbert_jax.config import StreamConfig, ViLBERTConfig
 from vilbert_jax.errors import InputError
 
-_PATHS = ("trunk/text_embeddings/", "trunk/encoder/text_layer_", "token_head/")
+_LAYERS = {1: "trunk/encoder/layer_", 2: "trunk/encoder/text_layer_"}  # by number of streams
+_PARTS = {"tokens": token_head, "pooler": pooler, "alignment": alignment_head}  # that a BERT has, or not
+_JOINT_PARTS = ("trunk/pooler/", "alignment_head/")  # paths of those that only one stream has a place for
+_ARCHITECTURES = {  # by heads
+    (): "BertModel",
+    ("tokens",): "BertForMaskedLM",
+    ("alignment",): "BertForNextSentencePrediction",
+    ("tokens", "alignment"): "BertForPreTraining",
+}
 
-_NO_POOLER = "BERT's pooler: ViLBERT has its own, with another activation"
-_NO_NEXT_SENTENCE = "BERT's next-sentence head"
-_BUFFER = "a constant"
-_UNUSED = {
-    "bert.pooler.dense.weight": _NO_POOLER,
-    "bert.pooler.dense.bias": _NO_POOLER,
-    "cls.seq_relationship.weight": _NO_NEXT_SENTENCE,
-    "cls.seq_relationship.bias": _NO_NEXT_SENTENCE,
-    "bert.embeddings.position_ids": _BUFFER,
-    "bert.embeddings.token_type_ids": _BUFFER,
+_BUFFERS = {f"bert.embeddings.{name}_ids": "a constant" for name in ("position", "token_type")}
+_NO_PLACE = {  # with two streams
+    **{entry.source: "BERT's pooler: ViLBERT has its own, with another activation" for entry in pooler()},
+    **{entry.source: "BERT's next-sentence head" for entry in alignment_head()},
 }
 _DECODER_BIAS = "cls.predictions.decoder.bias"
 
@@ -58,21 +70,51 @@ _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "swish": "swish", "silu": "swish
 _MAX_CO_LAYERS = 6  # of the paper's model
 
 
-def in_bert(path: str) -> bool:
-    """Whether a BERT has the parameter at ``path``."""
-    return path.startswith(_PATHS) and "task_embeddings" not in path
+def in_bert(path: str, num_streams: int = 2) -> bool:
+    """Whether a BERT has a place for the parameter at ``path`` of a model with so many streams."""
+    own = ("trunk/text_embeddings/", _LAYERS[num_streams], "token_head/")
+    joint = _JOINT_PARTS if num_streams == 1 else ()
+    return path.startswith((*own, *joint)) and "task_embeddings" not in path
 
 
-def bert_table(config: ViLBERTConfig, *, with_head: bool) -> Table:
-    """The table of a BERT whose text stream is that of ``config``, with or without the masked-word head."""
+def may_lack(path: str, bert: ViLBERTConfig) -> bool:
+    """Whether a BERT need not have what it has a place for in a single-stream model.
+
+    It may come without pooler or next-sentence head, and it may be the first layers of a deeper model.
+
+    Args:
+        path: of the parameter; ``in_bert``.
+        bert: config of the BERT.
+    """
+    layer = path.removeprefix(_LAYERS[1]).partition("/")[0]
+    return path.startswith(_JOINT_PARTS) or (layer.isdigit() and int(layer) >= bert.text.num_layers)
+
+
+def parts_in(names: Collection[str]) -> tuple[str, ...]:
+    """Which of the parts that not every BERT has (tokens, pooler, alignment) are there.
+
+    Args:
+        names: of its tensors, or paths of ours.
+    """
+    return tuple(
+        part for part, entries in _PARTS.items() if any(e.source in names or e.path in names for e in entries())
+    )
+
+
+def bert_table(config: ViLBERTConfig, parts: Collection[str]) -> Table:
+    """The table of a BERT whose stream is the text stream of ``config``, or its only one.
+
+    Args:
+        config: the model.
+        parts: of ``parts_in``; a model with two streams has a place for ``tokens`` alone.
+    """
     entries = [*text_embeddings(("word", "position", "token_type"))]
     for i in range(config.text.num_layers):
-        entries += bert_layer(f"bert.encoder.layer.{i}", f"trunk/encoder/text_layer_{i}")
-    ties = {}
-    if with_head:
-        entries += token_head()
-        ties = {DECODER: WORD_TABLE, _DECODER_BIAS: "cls.predictions.bias"}
-    return Table(tuple(entries), ties, _UNUSED)
+        entries += bert_layer(f"bert.encoder.layer.{i}", f"{_LAYERS[config.num_streams]}{i}")
+    for part in parts if config.num_streams == 1 else {*parts} & {"tokens"}:
+        entries += _PARTS[part]()
+    ties = {DECODER: WORD_TABLE, _DECODER_BIAS: "cls.predictions.bias"} if "tokens" in parts else {}
+    return Table(tuple(entries), ties, _BUFFERS if config.num_streams == 1 else _BUFFERS | _NO_PLACE)
 
 
 def with_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,12 +124,28 @@ def with_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name if name.startswith("cls.") else f"bert.{name}": tensor for name, tensor in tensors.items()}
 
 
-def config_from_bert(fields: Mapping[str, Any], origin: str) -> tuple[ViLBERTConfig, tuple[str, ...]]:
-    """The ViLBERT that a BERT's text stream fits in: the paper's visual stream, co-attention in the last text layers.
+def require_bert(fields: Mapping[str, Any], origin: str) -> None:
+    """Raises InputError, naming ``origin``, if a ``config.json`` with these fields is another architecture's."""
+    kind = fields.get("model_type")
+    if kind != "bert":
+        raise InputError(
+            f"{origin} is a model of type {kind!r}; the text stream of ViLBERT is a BERT: give a folder or hub name "
+            "whose config.json says model_type 'bert', such as bert-base-uncased."
+        )
+
+
+def config_from_bert(
+    fields: Mapping[str, Any], origin: str, num_streams: int = 2
+) -> tuple[ViLBERTConfig, tuple[str, ...]]:
+    """The model that a BERT fits in.
+
+    With two streams it is the text stream, beside the paper's visual stream, with co-attention in the last text layers;
+    with one it is that stream.
 
     Args:
         fields: of ``config.json``.
         origin: where it was read, for messages.
+        num_streams: of the model.
 
     Returns:
         The config, and one line for everything that BERT's config does not say.
@@ -95,12 +153,7 @@ def config_from_bert(fields: Mapping[str, Any], origin: str) -> tuple[ViLBERTCon
     Raises:
         InputError: another architecture, or an option that this model does not compute.
     """
-    kind = fields.get("model_type")
-    if kind != "bert":
-        raise InputError(
-            f"{origin} is a model of type {kind!r}; the text stream of ViLBERT is a BERT: give a folder or hub name "
-            "whose config.json says model_type 'bert', such as bert-base-uncased."
-        )
+    require_bert(fields, origin)
     problems = [f"{key}: missing" for key in _KEYS if key not in fields and key not in _DEFAULTS]
     problems += [
         f"{key} is {fields[key]!r}, this model has {value!r}"
@@ -118,9 +171,11 @@ def config_from_bert(fields: Mapping[str, Any], origin: str) -> tuple[ViLBERTCon
         stream, _, name = field.rpartition(".")
         (text if stream else ours)[name] = fields.get(key, _DEFAULTS.get(key))
     text["activation"] = _ACTIVATIONS[activation]
-    stream = StreamConfig(**text)
+    ours["text"] = stream = StreamConfig(**text)
+    if num_streams == 1:
+        config = ViLBERTConfig.single_stream(**ours)
+        return config, (f"{config.region_feature_dim} features and {config.region_target_dim} classes a region",)
     num_co_layers = min(_MAX_CO_LAYERS, stream.num_layers)
-    ours["text"] = stream
     ours["text_co_layers"] = tuple(range(stream.num_layers - num_co_layers, stream.num_layers))
     config = ViLBERTConfig.base(num_co_layers, **ours)
     assumed = (
@@ -131,10 +186,11 @@ def config_from_bert(fields: Mapping[str, Any], origin: str) -> tuple[ViLBERTCon
     return config, assumed
 
 
-def bert_config(config: ViLBERTConfig) -> dict[str, Any]:
-    """The ``config.json`` of the text stream as a ``BertForMaskedLM``."""
+def bert_config(config: ViLBERTConfig, parts: Collection[str] = ("tokens",)) -> dict[str, Any]:
+    """The ``config.json`` of a model's text stream, or its only one, as a BERT with these parts."""
     ours = config.to_dict()
-    fields: dict[str, Any] = {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+    heads = tuple(part for part in _PARTS if part in parts and part != "pooler")
+    fields: dict[str, Any] = {"architectures": [_ARCHITECTURES[heads]], "model_type": "bert"}
     for key, field in _KEYS.items():
         stream, _, name = field.rpartition(".")
         fields[key] = (ours[stream] if stream else ours)[name]

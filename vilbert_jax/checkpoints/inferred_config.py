@@ -1,11 +1,11 @@
-"""The model config of a released ViLBERT file, from the shapes of its tensors.
+"""The model config of a released ViLBERT file, or of the single-stream baseline, from the shapes of its tensors.
 
 Shapes show every width, depth and vocabulary. They do not show numbers of heads, where co-attention layers stand,
 activations or the fusion: those are taken from the released configs, and said to be.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vilbert_jax.config import StreamConfig, ViLBERTConfig
@@ -13,12 +13,14 @@ from vilbert_jax.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+BASELINE_MARK = "bert.image_embeddings."  # what no other model's tensors are called
+
 _TEXT_HEAD_WIDTH = 64  # of every BERT
 _REGION_HEAD_WIDTH = 128  # 1024 features in 8 heads, in every released config
 
 
 def config_from_shapes(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
-    """Works out the config of a released two-stream model.
+    """Works out the config of a released model.
 
     Args:
         shapes: by released name, linear weights [out, in].
@@ -29,10 +31,12 @@ def config_from_shapes(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
     Raises:
         InputError: a tensor that decides about the config is missing, or a number of heads cannot be guessed.
     """
-    text_width = _size(shapes, "bert.embeddings.word_embeddings.weight", 1)
+    if is_baseline(shapes):
+        return _single_stream(shapes)
     region_width = _size(shapes, "bert.v_embeddings.image_embeddings.weight", 0)
-    kinds = ("layer", "v_layer", "c_layer")
-    num_text, num_regions, num_co = (_count(shapes, f"bert.encoder.{kind}.") for kind in kinds)
+    num_regions, num_co = (_count(shapes, f"bert.encoder.{kind}.") for kind in ("v_layer", "c_layer"))
+    text = _text_stream(shapes)
+    num_text = text.num_layers
     co_width = _size(shapes, "bert.t_pooler.dense.weight", 0)
     feature_dim = _size(shapes, "bert.v_embeddings.image_embeddings.weight", 1)
     target_dim = _size(shapes, "cls.imagePredictions.decoder.weight", 0)
@@ -41,12 +45,6 @@ def config_from_shapes(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
             f"the file has {num_co} co-attention layers, and {num_text} text and {num_regions} region layers: where "
             "they stand cannot be guessed. Give --model_config."
         )
-    text = StreamConfig(
-        width=text_width,
-        num_layers=num_text,
-        num_heads=_num_heads("text.num_heads", text_width, _TEXT_HEAD_WIDTH),
-        mlp_dim=_size(shapes, "bert.encoder.layer.0.intermediate.dense.weight", 0),
-    )
     regions = StreamConfig(
         width=region_width,
         num_layers=num_regions,
@@ -56,9 +54,6 @@ def config_from_shapes(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
     config = ViLBERTConfig(
         text=text,
         regions=regions,
-        vocab_size=_size(shapes, "bert.embeddings.word_embeddings.weight", 0),
-        max_text_length=_size(shapes, "bert.embeddings.position_embeddings.weight", 0),
-        num_token_types=_size(shapes, "bert.embeddings.token_type_embeddings.weight", 0),
         num_task_embeddings=shapes.get("bert.embeddings.task_embeddings.weight", (0,))[0],
         region_feature_dim=feature_dim,
         region_target_dim=target_dim,
@@ -67,16 +62,54 @@ def config_from_shapes(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
         co_num_heads=_num_heads("co_num_heads", co_width, _REGION_HEAD_WIDTH),
         text_co_layers=tuple(range(num_text - num_co, num_text)),
         region_co_layers=tuple(range(num_co)),
+        **_table_fields(shapes),
         **answer_fields(shapes),
     )
     assumed = (
-        f"text.num_heads={text.num_heads} ({_TEXT_HEAD_WIDTH} features a head)",
+        _heads_line(text),
         f"regions.num_heads={regions.num_heads}, co_num_heads={config.co_num_heads} ({_REGION_HEAD_WIDTH} features)",
         f"text_co_layers={config.text_co_layers}, region_co_layers={config.region_co_layers}",
         'activations "gelu", fusion "mul", co-attention on, dropout rates 0.1',
         *(['region_objective "regression" (it may be "nce")'] if target_dim == feature_dim else []),
     )
     return config, assumed
+
+
+def is_baseline(names: Collection[str]) -> bool:
+    """Whether tensors with these names are those of the single-stream baseline."""
+    return any(name.startswith(BASELINE_MARK) for name in names)
+
+
+def _single_stream(shapes: Shapes) -> tuple[ViLBERTConfig, tuple[str, ...]]:
+    text = _text_stream(shapes)
+    config = ViLBERTConfig.single_stream(
+        text=text,
+        region_feature_dim=_size(shapes, f"{BASELINE_MARK}image_embeddings.weight", 1),
+        region_target_dim=_size(shapes, "cls.imagePredictions.decoder.weight", 0),
+        **_table_fields(shapes),
+        **answer_fields(shapes),
+    )
+    return config, (_heads_line(text), 'activation "gelu", dropout rates 0.1')
+
+
+def _text_stream(shapes: Shapes) -> StreamConfig:
+    """BERT's stream, which is the text stream of two."""
+    width = _size(shapes, "bert.embeddings.word_embeddings.weight", 1)
+    return StreamConfig(
+        width=width,
+        num_layers=_count(shapes, "bert.encoder.layer."),
+        num_heads=_num_heads("text.num_heads", width, _TEXT_HEAD_WIDTH),
+        mlp_dim=_size(shapes, "bert.encoder.layer.0.intermediate.dense.weight", 0),
+    )
+
+
+def _heads_line(text: StreamConfig) -> str:
+    return f"text.num_heads={text.num_heads} ({_TEXT_HEAD_WIDTH} features a head)"
+
+
+def _table_fields(shapes: Shapes) -> dict[str, int]:
+    tables = {"vocab_size": "word", "max_text_length": "position", "num_token_types": "token_type"}
+    return {field: _size(shapes, f"bert.embeddings.{name}_embeddings.weight", 0) for field, name in tables.items()}
 
 
 def answer_fields(shapes: Shapes) -> dict[str, Any]:

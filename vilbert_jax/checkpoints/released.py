@@ -1,7 +1,8 @@
 """Parameter names of the released PyTorch checkpoints and of this package, side by side.
 
 The only place that knows the released names. Source: state dicts of facebookresearch/vilbert-multi-task and
-jiasenlu/vilbert_beta, whose pre-training models have the same keys.
+jiasenlu/vilbert_beta, whose pre-training models have the same keys, and of their single-stream baseline
+(``basebert.py``), whose trunk has names of its own: BERT's.
 """
 
 import dataclasses
@@ -17,11 +18,13 @@ from vilbert_jax.checkpoints.conversion import (
     Entry,
     Table,
     abstract_params,
+    alignment_head,
     bert_layer,
     linear,
     make_model,
     mlp,
     norm,
+    pooler,
     text_embeddings,
     to_source,
     token_head,
@@ -38,9 +41,10 @@ def released_table(config: ViLBERTConfig, heads: tuple[str, ...] = PRETRAINING_H
         heads: head names of ``ViLBERTForTasks``; the default is ``ViLBERTForPretraining``.
     """
     unused = {name: "dead: no forward pass calls it" for name in _dead(config)}
-    if not config.use_coattention:
+    if _lacks_co_layers(config):
         unused |= {e.source: "co-attention is off" for k in range(len(config.text_co_layers)) for e in _co_layer(k)}
-    entries = (*_trunk(config), *(entry for head in heads for entry in _head(head, config)))
+    trunk = _trunk(config) if config.num_streams == 2 else _single_stream_trunk(config)
+    entries = (*trunk, *(entry for head in heads for entry in _head(head, config)))
     return Table(entries, {DECODER: WORD_TABLE}, unused)
 
 
@@ -62,7 +66,7 @@ def released_tensors(
     written = to_source(params, released_table(config, heads))
     whole = dataclasses.replace(config, use_coattention=True)
     shapes = _dead(config)
-    if not config.use_coattention:  # the released model creates these layers all the same
+    if _lacks_co_layers(config):  # the released model creates these layers all the same
         ours = abstract_params(make_model(whole, heads))
         for entry in (entry for k in range(len(config.text_co_layers)) for entry in _co_layer(k)):
             shape = ours[entry.path].shape
@@ -73,11 +77,15 @@ def released_tensors(
 def _dead(config: ViLBERTConfig) -> dict[str, tuple[int, ...]]:
     """Tensors of released files that nothing computes with, by name, with their shapes."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for k in range(len(config.text_co_layers)):
+    for k in range(len(config.text_co_layers) if config.num_streams == 2 else 0):
         for stream, width in ((1, config.regions.width), (2, config.text.width)):
             name = f"bert.encoder.c_layer.{k}.biOutput.q_dense{stream}"
             shapes |= {f"{name}.weight": (width, config.co_width), f"{name}.bias": (width,)}
     return shapes
+
+
+def _lacks_co_layers(config: ViLBERTConfig) -> bool:
+    return config.num_streams == 2 and not config.use_coattention
 
 
 def _trunk(config: ViLBERTConfig) -> Iterator[Entry]:
@@ -95,6 +103,18 @@ def _trunk(config: ViLBERTConfig) -> Iterator[Entry]:
             yield from _co_layer(k)
     yield from linear("bert.t_pooler.dense", "trunk/text_pooler")
     yield from linear("bert.v_pooler.dense", "trunk/region_pooler")
+
+
+def _single_stream_trunk(config: ViLBERTConfig) -> Iterator[Entry]:
+    source, path = "bert.image_embeddings", "trunk/region_embeddings"
+    yield from text_embeddings(("word", "position", "token_type"))
+    yield from linear(f"{source}.image_embeddings", f"{path}/features")
+    yield from linear(f"{source}.image_location_embeddings", f"{path}/boxes")
+    yield Entry(f"{source}.token_type_embeddings.weight", f"{path}/token_type_embeddings/embedding", transpose=False)
+    yield from norm(f"{source}.LayerNorm", f"{path}/norm")
+    for i in range(config.text.num_layers):
+        yield from bert_layer(f"bert.encoder.layer.{i}", f"trunk/encoder/layer_{i}")
+    yield from pooler()
 
 
 def _co_layer(k: int) -> Iterator[Entry]:
@@ -131,6 +151,8 @@ def _head(head: str, config: ViLBERTConfig) -> Iterator[Entry]:
             yield from linear("cls.imagePredictions.transform.dense", "region_head/transform")
             yield from norm("cls.imagePredictions.transform.LayerNorm", "region_head/transform_norm")
             yield from linear("cls.imagePredictions.decoder", "region_head/logits")
+        case "alignment" if config.num_streams == 1:
+            yield from alignment_head()
         case "alignment":
             yield from linear("cls.bi_seq_relationship", "alignment_head")
         case "vqa" if config.answer_head == "weight_norm":

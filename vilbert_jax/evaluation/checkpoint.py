@@ -7,7 +7,7 @@ import numpy as np
 
 from vilbert_jax.checkpoints.agreement import Outputs, check_data, check_outputs
 from vilbert_jax.checkpoints.conversion import fingerprint
-from vilbert_jax.checkpoints.pretrained import load_pretrained
+from vilbert_jax.checkpoints.pretrained import load_source
 from vilbert_jax.checkpoints.sources import open_source
 from vilbert_jax.data.examples import Examples
 from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS
@@ -64,7 +64,7 @@ def load_for(
         ignoring=NOT_READ_BY_TASKS,
     )
     check_outputs(source, heads, outputs, stated=outputs_stated)
-    model, params = load_pretrained(checkpoint, heads=heads)
+    model, params = load_source(source, heads=heads)
     assert isinstance(model, ViLBERTForTasks)
     mark = fingerprint({path: np.asarray(leaf) for path, leaf in named_leaves(params).items()})
     facts = {"name": checkpoint, "kind": source.kind, "parameters": mark}

@@ -14,6 +14,13 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.nn.dense import dense, layer_norm
 
 PADDING_ID = 0
+_REGION_TYPE = 1
+
+
+def without_row_zero(table: nn.Embed, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    """Rows of a table; no gradient passes to its first one."""
+    rows = table(ids)
+    return jnp.where((ids == PADDING_ID)[..., None], jax.lax.stop_gradient(rows), rows)
 
 
 class TextEmbeddings(nn.Module):
@@ -53,10 +60,12 @@ class TextEmbeddings(nn.Module):
         length, longest = token_ids.shape[1], self.config.max_text_length
         if length > longest:
             raise InputError(f"text of {length} tokens, but the position table has {longest} rows; shorten the text.")
-        words = self.word_embeddings(token_ids)
-        # The released table has padding_idx 0: looking up row 0 trains nothing, the tied decoder still does.
-        words = jnp.where((token_ids == PADDING_ID)[..., None], jax.lax.stop_gradient(words), words)
-        x = words + self.position_embeddings(jnp.arange(length))[None] + self.token_type_embeddings(token_types)
+        # The released tables have padding_idx 0, in the baseline all of them: looking up row 0 trains nothing. The tied
+        # decoder still trains word 0.
+        words = without_row_zero(self.word_embeddings, token_ids)
+        look_up = nn.Embed.__call__ if self.config.num_streams == 2 else without_row_zero
+        x = words + look_up(self.position_embeddings, jnp.arange(length))[None]
+        x += look_up(self.token_type_embeddings, token_types)
         if self.config.num_task_embeddings:
             if task_id is None:
                 raise InputError("this model has task tokens; give Inputs.task_id, an int32 array of shape [batch].")
@@ -69,7 +78,8 @@ class TextEmbeddings(nn.Module):
 class RegionEmbeddings(nn.Module):
     """``norm(linear(feature) + linear(box))``; regions have no order, so no position embedding.
 
-    Dropout is, as released (``BertImageEmbeddings``), the *text* stream's rate.
+    Dropout is, as released (``BertImageEmbeddings``), the *text* stream's rate. With one stream every region also gets
+    row 1 of a token-type table of its own (``basebert.py``); the other rows exist in released files and are never read.
     """
 
     config: ViLBERTConfig
@@ -88,7 +98,13 @@ class RegionEmbeddings(nn.Module):
                 f"region features are {features.shape[-1]} wide, the model expects {self.config.region_feature_dim}; "
                 "were they made by another detector?"
             )
-        width = self.config.regions.width
-        x = dense(width, self.config, name="features")(features) + dense(width, self.config, name="boxes")(boxes)
+        config, width = self.config, self.config.region_width
+        x = dense(width, config, name="features")(features) + dense(width, config, name="boxes")(boxes)
+        if config.num_streams == 1:
+            init = nn.initializers.normal(config.initializer_range)
+            types = nn.Embed(
+                config.num_token_types, width, dtype=config.dtype, embedding_init=init, name="token_type_embeddings"
+            )
+            x += types(jnp.array([[_REGION_TYPE]]))  # [1,1,Dv]
         x = layer_norm(self.config, name="norm")(x)
         return nn.Dropout(self.config.text.dropout_rate)(x, deterministic=deterministic)

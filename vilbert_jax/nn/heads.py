@@ -60,7 +60,7 @@ class AnswerHead(nn.Module):
     @nn.compact
     def __call__(self, fused: Float[Array, "B W"]) -> Float[Array, "B K"]:
         """Returns the logits."""
-        hidden = ACTIVATIONS["gelu"](dense(2 * self.config.co_width, self.config, name="hidden")(fused))
+        hidden = ACTIVATIONS["gelu"](dense(2 * self.config.pair_width, self.config, name="hidden")(fused))
         hidden = layer_norm(self.config, name="hidden_norm")(hidden)
         return dense(self.num_outputs, self.config, name="logits")(hidden)
 
@@ -74,7 +74,7 @@ class WeightNormAnswerHead(nn.Module):
     @nn.compact
     def __call__(self, fused: Float[Array, "B W"], *, deterministic: bool) -> Float[Array, "B K"]:
         """Returns the logits."""
-        hidden = nn.relu(WeightNormDense(self.config, 2 * self.config.co_width, name="hidden")(fused))
+        hidden = nn.relu(WeightNormDense(self.config, 2 * self.config.pair_width, name="hidden")(fused))
         hidden = nn.Dropout(WEIGHT_NORM_DROPOUT_RATE)(hidden, deterministic=deterministic)
         return WeightNormDense(self.config, self.num_outputs, name="logits")(hidden)
 

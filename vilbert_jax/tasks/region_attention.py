@@ -1,4 +1,6 @@
-"""Which regions a model attends to: the last co-attention layer, text over regions, the mean over its heads.
+"""Which regions a model attends to: its last layer where text reads regions, the mean over that layer's heads.
+
+That is the last co-attention layer, or with one stream the last layer, whose attention to the regions alone is shown.
 
 B batch, T text length, S region slots (slot 0 is the whole picture), K rows that the model reads of one example.
 """
@@ -14,19 +16,27 @@ from vilbert_jax.tasks.task import Task, TaskSource, model_inputs
 
 
 def last_text_attention(intermediates: Any, region_mask: np.ndarray, text_length: int) -> np.ndarray:
-    """[B,T,S] probabilities; without co-attention layers there is nothing to show and every region counts alike.
+    """[B,T,S] probabilities; where text never reads regions there is nothing to show and every region counts alike.
 
     Args:
         intermediates: what a model sowed.
         region_mask: [B,S] bool.
         text_length: T, task token included.
     """
-    layers = intermediates["trunk"]["encoder"]
-    last = max((name for name in layers if name.startswith("co_layer_")), key=lambda n: int(n[9:]), default=None)
-    if last is None:
-        uniform = region_mask / region_mask.sum(1, keepdims=True)
-        return np.repeat(uniform[:, None], text_length, axis=1)
-    return np.asarray(layers[last]["text_attention"]["attention_probs"][0], np.float32).mean(1)
+    encoder = intermediates["trunk"]["encoder"]
+
+    def last(prefix: str) -> Any:
+        numbers = [int(name.removeprefix(prefix)) for name in encoder if name.startswith(prefix)]
+        return encoder[f"{prefix}{max(numbers)}"] if numbers else None
+
+    if (joint := last("layer_")) is not None:
+        probs = np.asarray(joint["attention"]["attention_probs"][0], np.float32).mean(1)
+        to_regions = probs[:, :text_length, text_length:]
+        return to_regions / np.maximum(to_regions.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
+    if (exchange := last("co_layer_")) is not None:
+        return np.asarray(exchange["text_attention"]["attention_probs"][0], np.float32).mean(1)
+    uniform = region_mask / region_mask.sum(1, keepdims=True)
+    return np.repeat(uniform[:, None], text_length, axis=1)
 
 
 def attended_regions(

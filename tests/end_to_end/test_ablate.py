@@ -1,0 +1,182 @@
+"""experiments/ablate.py: a whole grid of real trainings, and every way to end with mains that are a few lines long."""
+
+import csv
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import fake_grid
+import pytest
+import tensorflow_datasets as tfds
+
+from tfds_builders import scenes
+from tfds_builders.scenes.scenes_dataset_builder import make_configs
+
+ROOT = pathlib.Path(__file__).parents[2]
+ABLATE = str(ROOT / "experiments" / "ablate.py")
+SMALLER = "'batch_size=8','total_steps=2','eval_every=2','checkpoint_every=2'"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The data sets that the grid reads, under their own names, with a handful of pictures in them."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for config in make_configs("tiny", {"train": 24, "validation": 5, "test": 5}, calibration_scenes=20):
+        if config.name in ("captions_tiny", "regions_tiny", "vqa_tiny"):
+            builder = scenes.Builder(config=config, data_dir=folder, file_format="array_record", processes=1)
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
+            built = folder / "scenes" / config.name
+            built.rename(built.with_name(config.name.replace("tiny", "small")))
+    return folder
+
+
+def table(folder):
+    return list(csv.DictReader((folder / "ablation.csv").open()))
+
+
+def attempts(folder):
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def test_a_grid_of_trainings_becomes_a_table_and_is_not_run_again(data, tmp_path):
+    model = "'model.text.width=16','model.text.mlp_dim=16','model.regions.width=16','model.regions.mlp_dim=16'"
+    command = [
+        sys.executable, ABLATE, "--config=configs/ablation.py:scenes", f"--config.data_dir={data}",
+        "--config.seeds=(0,)", "--config.parallel=2", "--config.only_columns=vqa",
+        "--config.only_variants=two_stream,single_stream", f"--config.finetuning.flags=({SMALLER})",
+        f"--config.pretraining.flags=({SMALLER},{model},'model.co_width=16')", f"--workdir={tmp_path / 'grid'}",
+    ]  # fmt: skip
+    run = dict(cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
+    first = subprocess.run(command, **run)
+    logs = "\n".join(path.read_text() for path in tmp_path.rglob("log.txt"))
+    assert first.returncode == 0, first.stderr + logs
+    rows = table(tmp_path / "grid")
+    assert [(row["variant"], row["column"], row["status"]) for row in rows] == [
+        ("two_stream", "vqa", "done"), ("single_stream", "vqa", "done"),
+    ]  # fmt: skip
+    for row in rows:
+        scored = tmp_path / "grid" / "seed0" / row["variant"] / "vqa" / "evaluation" / "metrics.json"
+        assert float(row["value"]) == json.loads(scored.read_text())["metrics"]["accuracy"]
+    assert "one stream, as in the paper" in first.stdout
+    assert "\r" not in logs.replace("\r\n", "\n").split("Traceback")[0][:200]
+
+    before = (tmp_path / "grid" / "ablation.csv").read_bytes()
+    again = subprocess.run(command, **run)
+    assert (again.returncode, len(attempts(tmp_path / "grid"))) == (0, 12)
+    assert (tmp_path / "grid" / "ablation.csv").read_bytes() == before
+    assert again.stdout == first.stdout
+
+
+# --- the same main with trainings that are a few lines long
+
+RECIPE = """
+import dataclasses
+from ml_collections import ConfigDict
+from vilbert_jax.config import ViLBERTConfig
+
+def get_config():
+    model = ConfigDict(dataclasses.asdict(ViLBERTConfig.tiny()))
+    return ConfigDict(dict(model=model, text_length=8, max_regions=4, steps=3, broken=False, seed=0, data_dir="",
+                           init_from=""))
+"""
+GRID = """
+from ml_collections import ConfigDict
+
+def get_config():
+    columns = {
+        "vqa": dict(title="VQA", recipe="configs/task.py", split="test", metric="accuracy"),
+        "zero": dict(title="zero-shot", recipe="configs/task.py", split="test", metric="accuracy", trained=False),
+    }
+    variants = {
+        "two": dict(title="two streams"),
+        "plain": dict(title="two streams, not pre-trained", pretrained=False),
+        "one": dict(title="one stream", model=("num_streams=1",), pretraining=("broken=False",)),
+    }
+    return ConfigDict(dict(
+        data_dir="", reference="two", seeds=(0, 1), parallel=4, gpus="", only_variants="", only_columns="",
+        report_only=False, pretraining=dict(recipe="configs/task.py", flags=()), finetuning=dict(flags=()),
+        variants=ConfigDict(variants, sort_keys=False), columns=ConfigDict(columns, sort_keys=False),
+    ))
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of fake mains, in which the real ablate.py works."""
+    root = fake_grid.write_mains(tmp_path / "project")
+    (root / "configs").mkdir()
+    (root / "configs" / "task.py").write_text(RECIPE)
+    (root / "configs" / "grid.py").write_text(GRID)
+    monkeypatch.chdir(root)
+    return root
+
+
+def ablate(project, *flags):
+    """The exit code."""
+    main = runpy.run_path(ABLATE)
+    main["main"].__globals__.update(ROOT=project)
+    with pytest.raises(SystemExit) as exit_info:
+        main["cli"].run(main["main"], ["ablate.py", "--config=configs/grid.py", "--workdir=grid", *flags])
+    return exit_info.value.code
+
+
+def statuses(folder):
+    return {(row["variant"], row["column"], row["seed"]): row["status"] for row in table(folder)}
+
+
+def test_a_failed_run_is_named_its_cells_too_and_the_rest_is_done(project, capsys):
+    broken = "--config.variants.one.pretraining=('broken=True',)"
+    assert ablate(project, broken) == 1
+    said = capsys.readouterr()
+    assert "2 of 20 runs failed, and 6 that need them were not run" in said.err
+    for seed in (0, 1):
+        log = project / "grid" / f"seed{seed}" / "one" / "pretraining" / "log.txt"
+        assert f"seed{seed}/one/pretraining: see {log}" in said.err
+    assert "failed: one, vqa, seed 0, 1" in said.out
+    found = statuses(project / "grid")
+    assert {found[key] for key in found if key[0] == "one"} == {"failed"}
+    assert {found[key] for key in found if key[0] == "two"} == {"done"}
+    assert found["plain", "zero", "0"] == "empty"
+
+    # mended, it must not go on unnoticed with what the broken command left
+    assert ablate(project) == 2
+    assert "had --config.broken=True, now --config.broken=False" in capsys.readouterr().err
+    for seed in (0, 1):
+        (project / "grid" / f"seed{seed}" / "one" / "pretraining" / "run.json").unlink()
+    assert ablate(project) == 0
+    assert "failed" not in statuses(project / "grid").values()
+
+
+def test_a_part_of_the_grid_comes_first_and_the_rest_later(project, capsys):
+    assert ablate(project, "--config.only_variants=one", "--config.only_columns=zero", "--config.seeds=(1,)") == 0
+    assert statuses(project / "grid") == {("one", "zero", "1"): "done"}
+    assert ablate(project, "--config.report_only=True") == 0
+    found = statuses(project / "grid")
+    assert found["one", "zero", "1"] == "done"
+    assert (found["one", "zero", "0"], found["two", "vqa", "0"]) == ("missing", "missing")
+    assert len(attempts(project / "grid")) == 4
+    assert ablate(project) == 0
+    done = [attempt["run"] for attempt in attempts(project / "grid") if attempt["status"] == "done"]
+    assert sorted(done) == sorted(set(done))
+    assert set(statuses(project / "grid").values()) == {"done", "empty"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.only_columns=vcr", "only_columns names 'vcr'"),
+        ("--config.seeds=(0,0)", "seeds of the grid have 0 twice"),
+        ("--config.finetuning.flags=('rate=1',)", "seed0/two/vqa/training cannot be run: --config.rate does not exist"),
+        ("--config.pretraining.recipe=configs/none.py", "there is no config file 'configs/none.py'"),
+        ("--config.gpus=0,1", "gpus='0,1' are for 2 runs"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(project, capsys, flag, words):
+    assert ablate(project, flag) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert words in said
+    assert not (project / "grid").exists()

@@ -1,0 +1,55 @@
+"""The encoder of the paper's single-stream baseline: BERT over words and regions as one sequence (``basebert.py``).
+
+B batch, T text length, R regions, D width.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Bool, Float
+
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.nn.layers import TransformerLayer
+
+
+class SingleStreamEncoder(nn.Module):
+    """Every layer attends over the words and the regions at once.
+
+    In the interface of ``TwoStreamEncoder``, so that whatever runs a trunk runs both; words and regions meet in the
+    first layer, which leaves nothing to do for either alone.
+    """
+
+    config: ViLBERTConfig
+
+    def setup(self) -> None:
+        """Declares the layers, ``layer_0`` and so on."""
+        self.layer = [TransformerLayer(self.config, self.config.text) for _ in range(self.config.text.num_layers)]
+
+    def begin_text(
+        self, text: Float[Array, "B T D"], text_mask: Bool[Array, "B T"], *, deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """The embedded words as they are."""
+        return text
+
+    def begin_regions(
+        self, regions: Float[Array, "B R D"], region_mask: Bool[Array, "B R"], *, deterministic: bool
+    ) -> Float[Array, "B R D"]:
+        """The embedded regions as they are."""
+        return regions
+
+    def finish(
+        self,
+        text: Float[Array, "B T D"],
+        regions: Float[Array, "B R D"],
+        text_mask: Bool[Array, "B T"],
+        region_mask: Bool[Array, "B R"],
+        *,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B R D"]]:
+        """All layers over the text with the regions behind it; returns the states of both."""
+        length = text.shape[1]
+        x = jnp.concatenate([text, regions], axis=1)  # [B,T+R,D]
+        mask = jnp.concatenate([text_mask, region_mask], axis=1)
+        for layer in self.layer:
+            x = layer(x, mask, deterministic=deterministic)
+        return x[:, :length], x[:, length:]
