@@ -46,6 +46,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
     config.batch_size = 512
     config.text_length = 36
     config.max_regions = 36
+    config.train_split = "train"  # or a share of it, train[:25%]
     config.eval_split = "validation"  # held-out pairs; a slice such as validation[:500] makes evaluations shorter
     config.num_workers = 8  # processes that prepare batches; 0: threads of this process
 

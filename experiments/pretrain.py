@@ -14,15 +14,15 @@ import vilbert_jax as vj
 from tfds_builders import embedded, scenes
 from vilbert_jax import cli
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init
-from vilbert_jax.data import PretrainingDataConfig, make_dataset, pictures_in
+from vilbert_jax.data import Dataset, PretrainingDataConfig, pictures_in
 from vilbert_jax.data.annotations import data_folder
+from vilbert_jax.evaluation.pretraining import evaluations, logged_scores, majority
 from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.tasks.pretraining_examples import draw_examples
-from vilbert_jax.training.evaluation import MeanEvaluation
-from vilbert_jax.training.logging import METRICS_FILE, last_metrics
+from vilbert_jax.training.logging import METRICS_FILE
 from vilbert_jax.training.loop import TrainingConfig, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
@@ -36,16 +36,14 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
     make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
     picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
-    embedded.ensure(
-        [name for name in (config.annotations, config.regions) if name.startswith("scenes/")],
-        data_folder(config.data_dir),
-    )
-    place = dict(host_index=jax.process_index(), host_count=jax.process_count())
-    training_data, held_out = (make_dataset(data_config, split, **place) for split in ("train", config.eval_split))
+    embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
+    reading = dict(batch_size=config.batch_size, seed=config.seed)
+    reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())
+    training_data = Dataset(data_config.open(config.train_split), shuffle=True, **reading)
+    held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading)
     pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
 
     model, source = vj.ViLBERTForPretraining(model_config), training_data.source
-    metric_fn = pretraining.make_metric_fn(model, config.masked_losses_on, held_out.source.word_groups)
     result = train(
         training_config,
         workdir=workdir,
@@ -53,14 +51,11 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         loss_fn=pretraining.make_loss_fn(model, config.masked_losses_on),
         loss_weights=loss_weights,
         dataset=training_data,
-        evaluations={
-            "validation": MeanEvaluation(metric_fn, held_out),
-            "blind": MeanEvaluation(pretraining.without_picture(metric_fn), held_out),
-        },
+        evaluations=evaluations(model, held_out, config.masked_losses_on),
         identity=pretraining.identity(model_config, source, config.init_from),
         initial_params=prepare_init(init_config, model, workdir, tokenizer=source.tokenizer, contract=source.contract),
         tokenizer_json=source.tokenizer.to_json(),
-        notes=report_coverage({"train": source.coverage, config.eval_split: held_out.source.coverage}),
+        notes=report_coverage({config.train_split: source.coverage, config.eval_split: held_out.source.coverage}),
         optimizer=optimizer,
         mesh=mesh,
     )
@@ -69,10 +64,8 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     elif jax.process_index() == 0:
         write_report(workdir / METRICS_FILE, workdir / "report.png")
         draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
-        num_classes = model_config.region_target_dim
-        majority = pretraining.majority_region_class(held_out.iterate(), config.masked_losses_on, num_classes)
-        seeing, blind = (last_metrics(workdir / METRICS_FILE, f"eval/{name}/") for name in ("validation", "blind"))
-        print(pretraining.summary(seeing, blind, majority))
+        baseline = majority(model_config, held_out, config.masked_losses_on)
+        print(pretraining.summary(logged_scores(workdir / METRICS_FILE) | baseline))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
 
 

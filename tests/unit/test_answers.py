@@ -170,6 +170,14 @@ def test_byte_strings_of_python_2_are_latin_1(tmp_path):
         (pickle.dumps({0: "yes"}), "0 has label 'yes'"),
         (pickle.dumps({0: 0}), "answer 0 .* is 0"),
         (pickle.dumps(list(ANSWERS))[:-3], "damaged pickle"),
+        (python_2(list(ANSWERS))[:-3], "damaged pickle"),
+        (
+            b"yes\nno\n2\n",
+            "a plain text file, which begins with 'yes': expected a JSON list .* a JSON object .* a pickle",
+        ),
+        ("\n café\r\nno.\n".encode(), "plain text file, which begins with 'café'"),
+        (b"cat\ndog\n", "plain text file, which begins with 'cat'"),  # c asks a pickle for a callable
+        (b'"yes"', "plain text file"),
         (b"cposix\nsystem\n(S'true'\ntR.", "posix.system, which could run code; it was not run"),
         (pickle.dumps(pathlib.PurePosixPath("a")), "could run code"),
     ],

@@ -108,8 +108,19 @@ def test_a_run_with_a_damaged_best_is_not_silently_another(whole, tmp_path):
     (workdir / "best" / "12" / "tokenizer.json").write_text("{ }")
     with pytest.raises(InputError, match=r"no usable checkpoint in .*best:\n.*12.*tokenizer.json has \d+ bytes"):
         find_checkpoint(workdir)
+    shutil.rmtree(workdir / "best" / "12" / "state")
+    with pytest.raises(InputError, match=r"no usable checkpoint in .*best:\n.*12.*state.* is missing"):
+        find_checkpoint(workdir)
     shutil.rmtree(workdir / "best")
     assert find_checkpoint(workdir) == workdir / "checkpoints" / "14"
+
+
+def test_a_run_that_lost_the_arrays_of_all_its_checkpoints_starts_from_nothing_else(whole, tmp_path):
+    workdir = Path(shutil.copytree(whole[0], tmp_path / "run"))
+    for state in workdir.glob("checkpoints/*/state"):
+        shutil.rmtree(state)
+    with pytest.raises(InputError, match=r"no usable checkpoint in .*checkpoints.*state.* is missing"):
+        run(workdir)
 
 
 # --- patience

@@ -94,6 +94,7 @@ def test_used_rows_are_the_chosen_ones():
     assert [row["caption"] for row in (rows[k] for k in range(len(rows)))] == ["2", "3", "7"]
     with pytest.raises(IndexError):
         rows[3]
+    assert rows.dataset_info is None
 
 
 class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -128,6 +129,16 @@ def test_ids_are_read_where_there_is_no_file_of_them(folder):
         rows = open_toy(folder, split)
         assert row_image_ids(rows).tolist() == [rows[k]["image_id"] for k in range(len(rows))]
     assert row_image_ids([{"image_id": "ä"}, {"image_id": b"b"}]).tolist() == ["ä".encode(), b"b"]
+
+
+def test_some_rows_know_their_data_set_and_keep_their_own_ids(folder):
+    for ids in (None, np.arange(20, dtype=np.uint32)):
+        if ids is not None:
+            write_image_ids(folder, "train", ids)
+        rows = open_toy(folder, "train")
+        some = UsedRows(rows, np.array([3, 4, 17], np.int32))
+        assert some.dataset_info.full_name == "toy/1.0.0"
+        assert row_image_ids(some).tolist() == [rows[k]["image_id"] for k in (3, 4, 17)]
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.bytes_])

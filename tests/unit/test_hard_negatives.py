@@ -25,6 +25,7 @@ class ToyStore:
 
     def __init__(self, seed=0, layer="last", num_images=40):
         self.contract, self.seed, self.num_images = ToyContract(layer=layer), seed, num_images
+        self.fingerprint = f"{layer} {seed}"
 
     def __contains__(self, image_id):
         return int(image_id) < self.num_images
@@ -104,7 +105,7 @@ def test_the_cache_is_read_only_for_the_same_question(tmp_path, monkeypatch):
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
     searches = []
     find = nearest_images
-    monkeypatch.setattr(hard_negatives, "nearest_images", lambda *a: searches.append(1) or find(*a))
+    monkeypatch.setattr(hard_negatives, "nearest_images", lambda *a, **options: searches.append(1) or find(*a))
     np.testing.assert_array_equal(load_or_find(tmp_path, store, ids(20), 4), first)
     assert not searches
     for other_store, image_ids, k in (
@@ -121,13 +122,23 @@ def test_the_cache_is_read_only_for_the_same_question(tmp_path, monkeypatch):
 
 
 def test_a_killed_search_leaves_nothing(tmp_path, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(hard_negatives, "nearest_images", killed)
     with pytest.raises(KeyboardInterrupt):
         load_or_find(tmp_path, ToyStore(), ids(9))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_shows_what_it_has_done_and_a_found_one_nothing(tmp_path, capsys):
+    load_or_find(tmp_path, ToyStore(), ids(20), 4)
+    shown = capsys.readouterr().err
+    assert "features of images: 100%" in shown
+    assert "hard negatives: 100%" in shown
+    assert shown.count("20/20") == 2
+    load_or_find(tmp_path, ToyStore(), ids(20), 4)
+    assert not capsys.readouterr().err
 
 
 def test_repeated_ids_are_refused(tmp_path):

@@ -384,6 +384,27 @@ def test_missing_data_names_the_command_that_builds_it_and_the_embedded_run(conf
     made_up = f"python tfds_builders/build.py other --config=store --data_dir={data_folder}"
     assert made_up in str(error.value)
     assert "embedded" not in str(error.value)
+    without_dump = dataclasses.replace(without_regions, regions="region_features/cc", build_hint="make captions")
+    with pytest.raises(InputError) as error:
+        without_dump.open("train")
+    assert f"build.py region_features --config=cc --source=PATH --contract=DETECTOR --data_dir={data_folder}" in str(
+        error.value
+    )
+    assert "make captions" not in str(error.value)
+
+
+def test_a_share_of_a_split_is_opened_by_percent(config, data_folder):
+    config = dataclasses.replace(config, data_dir=str(data_folder))
+    splits = ("train", "train[:25%]", "train[:25%]+validation[50%:]", "validation")
+    whole, share, both, held_out = (config.open(split) for split in splits)
+    pairs_of = [[source.pair(k) for k in range(len(source))] for source in (whole, share, both, held_out)]
+    assert pairs_of[1] == pairs_of[0][:5]
+    assert pairs_of[2] == pairs_of[0][:5] + pairs_of[3][3:]
+    manifests = {source.coverage.manifest for source in (whole, share, both)}
+    assert len(manifests) == 3
+    assert {source.rows.dataset_info.full_name for source in (whole, share)} == {"toy_captions/small/1.10.0"}
+    assert config.embedded_names() == []
+    assert dataclasses.replace(config, regions="scenes/regions").embedded_names() == ["scenes/regions"]
 
 
 def test_missing_split_and_vocabulary_are_named(config, data_folder):

@@ -135,9 +135,12 @@ def test_a_model_that_does_not_fit_its_data_is_refused_with_every_reason():
 
 
 def test_the_summary_puts_every_score_beside_what_it_has_to_beat():
-    seeing = {"alignment_accuracy": 0.95, "region_accuracy": 0.3, "words/all": 0.7, "words/colour": 0.6}
-    lines = pretraining.summary(seeing, {"words/all": 0.5, "words/colour": 0.2}, 0.1).splitlines()
+    metrics = {"alignment_accuracy": 0.95, "region_accuracy": 0.3, "words/all": 0.7, "words/colour": 0.6}
+    metrics |= {"blind/words/all": 0.5, "blind/words/colour": 0.2, "majority/region_accuracy": 0.1}
+    lines = pretraining.summary(metrics).splitlines()
     row = {line[:24].strip(): line[24:].split()[:2] for line in lines}
     assert row["masked words, colour"] == ["0.600", "0.200"]
     assert row["alignment accuracy"] == ["0.950", "0.500"]
     assert row["masked regions, class"] == ["0.300", "0.100"]
+    without_classes = {name: value for name, value in metrics.items() if "region_accuracy" not in name}
+    assert pretraining.summary(without_classes).splitlines() == lines[:-1]

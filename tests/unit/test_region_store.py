@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import toy_tasks
 from etils import epath
 
 from tfds_builders.region_store_builder import RegionStoreBuilder
@@ -311,6 +312,25 @@ def test_index_of_a_large_store_is_small_and_exact(tmp_path):
     assert stored.nbytes == 13 * len(ids)
     in_order = np.array(ids[60_000:] + ids[:60_000], dtype=np.bytes_)  # splits in order of their names
     np.testing.assert_array_equal(in_order[rows], stored)
+
+
+def test_a_fingerprint_is_of_what_is_stored_not_of_where(tmp_path):
+    def fingerprint(name, pictures=toy_tasks.DETECTED, contract=toy_tasks.CONTRACT):
+        toy_tasks.write_regions(tmp_path / name, "toy_regions", pictures, contract)
+        return RegionStore(tmp_path / name / "toy_regions").fingerprint
+
+    first, lake = fingerprint("a"), toy_tasks.DETECTED["lake"]
+    assert fingerprint("b") == first
+    for number, changed in enumerate(
+        (
+            {"lake": lake._replace(features=[[4, 0, 0, 8.5]])},
+            {"lake": lake._replace(boxes=[[5, 5, 15, 16]])},
+            {"pond": lake},
+        )
+    ):
+        assert fingerprint(f"c{number}", toy_tasks.DETECTED | changed) != first
+    other = dataclasses.replace(toy_tasks.CONTRACT, weights_hash="other")
+    assert fingerprint("d", contract=other) != first
 
 
 def test_contract_survives_json_and_reports_differences():

@@ -50,7 +50,6 @@ def test_detected_regions_in_their_order_behind_the_whole_picture():
     arrangement = arrange(DETECTED, max_regions=5)
     assert slots(arrangement) == [1, 3, 8]
     np.testing.assert_array_equal(arrangement.regions.global_feature, [4, 2])
-    assert arrangement.num_detected == 3
     shapes = {name: (x.shape, x.dtype) for name, x in arrangement.regions._asdict().items()}
     assert shapes == {
         "stored_features": ((5, 2), np.float32), "feature_scales": ((5,), np.float32),
@@ -82,36 +81,34 @@ def test_half_floats_are_averaged_in_full_precision():
 
 
 @pytest.mark.parametrize(
-    ("max_regions", "expected", "num_detected"),
+    ("max_regions", "expected"),
     [
-        (7, [1, 3, 8, 10, 30], 3),
-        (5, [1, 3, 8, 10, 30], 3),
-        (4, [1, 3, 8, 10], 3),  # annotated boxes are the first to go
-        (3, [1, 3, 8], 3),
-        (2, [1, 3], 2),
+        (7, [1, 3, 8, 10, 30]),
+        (5, [1, 3, 8, 10, 30]),
+        (4, [1, 3, 8, 10]),  # annotated boxes are the first to go
+        (3, [1, 3, 8]),
+        (2, [1, 3]),
     ],
 )
-def test_candidates_fill_what_the_detected_ones_leave(max_regions, expected, num_detected):
+def test_candidates_fill_what_the_detected_ones_leave(max_regions, expected):
     arrangement = arrange_with_candidates(DETECTED, GIVEN, max_regions=max_regions)
     assert slots(arrangement) == expected
-    assert arrangement.num_detected == num_detected
     np.testing.assert_array_equal(arrangement.regions.global_feature, [4, 2])  # as in evaluation, where there are none
 
 
 @pytest.mark.parametrize(
-    ("max_regions", "expected", "num_detected"),
+    ("max_regions", "expected"),
     [
-        (7, [1, 3, 8, 10, 30], 3),
-        (5, [1, 3, 8, 10, 30], 3),
-        (4, [1, 3, 10, 30], 2),  # detected ones go first
-        (2, [10, 30], 0),
-        (1, [10], 0),
+        (7, [1, 3, 8, 10, 30]),
+        (5, [1, 3, 8, 10, 30]),
+        (4, [1, 3, 10, 30]),  # detected ones go first
+        (2, [10, 30]),
+        (1, [10]),
     ],
 )
-def test_given_boxes_push_detected_ones_out(max_regions, expected, num_detected):
+def test_given_boxes_push_detected_ones_out(max_regions, expected):
     arrangement = arrange_with_given(DETECTED, GIVEN, max_regions=max_regions)
     assert slots(arrangement) == expected
-    assert arrangement.num_detected == num_detected  # the box of tag i is in slot 1 + num_detected + i
     # 3 detected and 2 given boxes, each with its global one: (4 * [4, 2] + 3 * [20, 4]) / 7
     np.testing.assert_allclose(arrangement.regions.global_feature, [76 / 7, 20 / 7], rtol=1e-6)
 

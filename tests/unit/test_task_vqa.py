@@ -149,7 +149,7 @@ def test_a_split_without_labels_has_no_score_and_chooses_no_checkpoint(root):
     task = make_task(root)
     source = task.open("test", training=False)
     assert task.score(source, predicted(RED, BLUE)) is None
-    with pytest.raises(InputError, match="split 'test' of 'toy_vqa' has no labels .*--config.eval_split"):
+    with pytest.raises(InputError, match="split 'test' of 'toy_vqa' has rows without labels.*--config.eval_split"):
         make_score_fn(task, source)(predicted(RED, BLUE))
     labelled = task.open("validation", training=False)
     assert make_score_fn(task, labelled)(predicted(BLUE, ZERO, RED))["accuracy"] == 30

@@ -146,8 +146,9 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def has_checkpoints(directory: Path) -> bool:
-    """Whether checkpoints of a run, intact or not, lie in ``directory``."""
-    return any(below.name.isdigit() and (below / STATE).is_dir() for below in directory.glob("*"))
+    """Whether checkpoints of a run, intact or not, lie in ``directory``; one without arrays is damaged, not gone."""
+    folders = [below for below in directory.glob("*") if below.name.isdigit()]
+    return any((below / STATE).is_dir() or (below / CONTENTS).is_file() for below in folders)
 
 
 def restore_params(path: str | os.PathLike[str], abstract_params: Any) -> Any:

@@ -74,6 +74,31 @@ def open_annotations(name: str, split: str, *, data_dir: str | os.PathLike[str] 
     return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (its decorators hide the signature)
 
 
+def how_to_get(
+    name: str, *, data_dir: str | os.PathLike[str] | None, build_hint: str | None = None, embedded_hint: str = ""
+) -> str:
+    """What to do where a data set or region store is missing: the ``hint`` of the functions that open one.
+
+    Args:
+        name: of the data set, ``name/config`` or ``name``.
+        data_dir: TFDS folder, see ``data_folder``.
+        build_hint: the command that builds this very data set; empty or None means one made up from its name.
+        embedded_hint: the command that runs on embedded data instead; empty for none.
+    """
+    package, _, config = name.partition("/")
+    command = f"python tfds_builders/build.py {package}{f' --config={config}' if config else ''}"
+    if build_hint:
+        lines = [f"Build it:\n  {build_hint}"]
+    elif package == "region_features":
+        lines = ["Import it from a feature dump (docs/data.md):"]
+        lines.append(f"  {command} --source=PATH --contract=DETECTOR --data_dir={data_folder(data_dir)}")
+    else:
+        lines = [f"Build it:\n  {command} --data_dir={data_folder(data_dir)}"]
+    if embedded_hint:
+        lines.append(f"or run on the embedded data, which needs no download:\n  {embedded_hint}")
+    return "\n".join(lines)
+
+
 def require_features(rows: Any, name: str, features: tuple[str, ...]) -> None:
     """Raises InputError if the opened data set ``name`` lacks one of the features."""
     for feature in features:
@@ -119,11 +144,11 @@ def id_bytes(image_ids: np.ndarray) -> np.ndarray:
 
 
 def _stored_image_ids(rows: Any) -> np.ndarray | None:
-    info = getattr(rows, "dataset_info", None)
-    if info is None:  # rows that no data set on disk stands behind
+    info, split = (getattr(rows, name, None) for name in ("dataset_info", "split"))
+    if info is None or split is None:  # rows that no data set on disk stands behind, or some rows of a split
         return None
     ids = []
-    for part in tfds.core.ReadInstruction.from_spec(rows.split).to_absolute(info.splits):
+    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits):
         file = Path(info.data_dir) / ROW_IDS_FILE.format(split=part.splitname)
         if not file.exists():
             return None

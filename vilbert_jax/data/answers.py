@@ -152,11 +152,30 @@ def _normalised(answer: str) -> str:
 def _parsed(data: bytes, where: str) -> Any:
     text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text.startswith((b"[", b"{")):  # with which no pickle starts
+        if line := _first_line_of_plain_text(text):
+            raise InputError(
+                f"{where}: a plain text file, which begins with {line[:40]!r}: expected a JSON list of the answers in "
+                "order, a JSON object from answer to label, or a pickle of either. Write the answers as JSON, "
+                '["yes", "no", ...], in the order of the outputs of the head'
+            )
         return restricted_pickle.loads(data, where)
     try:
         return json.loads(text, object_pairs_hook=functools.partial(_without_repeats, where))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where}: no valid JSON ({error}); copy the file again") from error
+
+
+def _first_line_of_plain_text(data: bytes) -> str:
+    """The first line of a text that is no pickle; empty for anything else.
+
+    A pickle of protocol 0 is text too: a list or dict begins with a parenthesis, any pickle ends with a full stop.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return ""
+    readable = all(character.isprintable() or character in "\n\r\t" for character in text)
+    return text.splitlines()[0] if readable and text and not text.startswith("(") and not text.endswith(".") else ""
 
 
 def _without_repeats(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

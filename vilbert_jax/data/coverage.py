@@ -139,6 +139,11 @@ class UsedRows:
         """Takes the opened rows and the numbers [n] int32 of those to use."""
         self._rows, self._used = rows, used
 
+    @property
+    def dataset_info(self) -> Any:
+        """Of the data set that the rows are some of; None where there is none."""
+        return getattr(self._rows, "dataset_info", None)
+
     def __len__(self) -> int:
         """Number of rows used."""
         return len(self._used)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions, require_features
+from vilbert_jax.data.annotations import Rows, how_to_get, metadata, open_annotations, open_regions, require_features
 from vilbert_jax.data.coverage import Coverage, keep_covered
 from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS, FeatureContract
 from vilbert_jax.data.region_store import RegionStore
@@ -89,7 +89,8 @@ class ExamplesConfig:
         Raises:
             InputError: data or vocabulary are missing or do not belong together; the message says what to do.
         """
-        rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=self._hint(self.annotations))
+        hint = self._hint(self.annotations, self.build_hint)
+        rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=hint)
         require_features(rows, self.annotations, ("image_id", *features))
         return self.join(rows, split, given=given)
 
@@ -114,20 +115,8 @@ class ExamplesConfig:
         tokenizer = load_tokenizer(self.vocab)
         return Examples(self, split, used, tuple(stores), tokenizer, coverage, facts, given)
 
-    def _hint(self, missing: str) -> str:
-        name, _, config = missing.partition("/")
-        chosen = f" --config={config}" if config else ""
-        command = f"python tfds_builders/build.py {name}{chosen}"
-        if missing == self.annotations and self.build_hint:
-            lines = [f"Build it:\n  {self.build_hint}"]
-        elif name == "region_features":
-            lines = ["Import it from a feature dump (docs/data.md):"]
-            lines.append(f"  {command} --source=PATH --contract=DETECTOR --data_dir={data_folder(self.data_dir)}")
-        else:
-            lines = [f"Build it:\n  {command} --data_dir={data_folder(self.data_dir)}"]
-        if self.embedded_hint:
-            lines.append(f"or run on the embedded data, which needs no download:\n  {self.embedded_hint}")
-        return "\n".join(lines)
+    def _hint(self, missing: str, build_hint: str | None = None) -> str:
+        return how_to_get(missing, data_dir=self.data_dir, build_hint=build_hint, embedded_hint=self.embedded_hint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +160,15 @@ class Examples:
         """
         for index in range(0, len(self), -(-len(self) // 64)):
             if not has_label(self.rows[index]):
-                raise InputError(
-                    f"split {self.split!r} of {self.config.annotations!r} has rows without labels, such as row "
-                    f"{index}: nothing can be learned from them, and no checkpoint chosen by them. Set "
-                    "--config.train_split and --config.eval_split to splits that have labels"
-                )
+                raise self.without_labels(f", such as row {index}")
+
+    def without_labels(self, which: str = "") -> InputError:
+        """The error of a run on a split that lacks labels; ``which`` names rows."""
+        return InputError(
+            f"split {self.split!r} of {self.config.annotations!r} has rows without labels{which}: nothing can be "
+            "learned from them, and no checkpoint chosen by them. Set --config.train_split and --config.eval_split to "
+            "splits that have labels"
+        )
 
     def image_id(self, index: int) -> str:
         """The image of a row."""

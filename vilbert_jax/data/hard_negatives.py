@@ -8,13 +8,16 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import tqdm
 
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.region_codec import StoredRegions
+from vilbert_jax.data.task_regions import mean_feature
 from vilbert_jax.errors import InputError
+from vilbert_jax.progress import bar_interval
 
 _ROUNDING = 1e-11  # relative error of a distance by matrix product; much more than float64 makes for any F in use
 
@@ -23,6 +26,11 @@ class Store(Protocol):
     """What is needed of a ``RegionStore``."""
 
     contract: FeatureContract
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells two stores apart."""
+        ...
 
     def __contains__(self, image_id: object) -> bool:
         """Whether the store has this picture."""
@@ -33,10 +41,15 @@ class Store(Protocol):
         ...
 
 
-def mean_features(store: Store, image_ids: Sequence[str]) -> np.ndarray:
+def mean_features(store: Store, image_ids: Sequence[str], *, progress: bool = False) -> np.ndarray:
     """[N,F] float32: the mean over the boxes of each image, the global feature that the model sees.
 
     One record at a time is read; the result is all the memory it takes.
+
+    Args:
+        store: region store.
+        image_ids: of the images.
+        progress: shows images done and time left.
 
     Raises:
         InputError: the store lacks images.
@@ -47,13 +60,16 @@ def mean_features(store: Store, image_ids: Sequence[str]) -> np.ndarray:
             "them out, or use the store that was made from these images"
         )
     means = np.empty((len(image_ids), store.contract.feature_dim), np.float32)
-    for row, image_id in zip(means, image_ids, strict=True):
-        record = store.stored(image_id)
-        row[:] = (record.scales @ record.features.astype(np.float32)) / len(record.features)
+    with _bar(len(image_ids), "features of images", shown=progress) as bar:
+        for row, image_id in zip(means, image_ids, strict=True):
+            row[:] = mean_feature(store.stored(image_id))
+            bar.update()
     return means
 
 
-def nearest_images(features: np.ndarray, k: int = 100, *, rows_at_once: int = 256) -> np.ndarray:
+def nearest_images(
+    features: np.ndarray, k: int = 100, *, rows_at_once: int = 256, progress: bool = False
+) -> np.ndarray:
     """The k nearest other images of every image by Euclidean distance, nearest first; the lower index of a tie first.
 
     Distances of a block of rows come from one matrix product. Whatever its rounding could let in is measured again
@@ -64,6 +80,7 @@ def nearest_images(features: np.ndarray, k: int = 100, *, rows_at_once: int = 25
         features: [N,F], finite.
         k: how many; all N - 1 others if there are no more.
         rows_at_once: rows of a block.
+        progress: shows images done and time left.
 
     Returns:
         [N, min(k, N - 1)] int32.
@@ -85,23 +102,25 @@ def nearest_images(features: np.ndarray, k: int = 100, *, rows_at_once: int = 25
     norms = np.square(points).sum(axis=1)
     k = max(min(k, len(points) - 1), 0)
     nearest = np.empty((len(points), k), np.int32)
-    for start in range(0, len(points) if k else 0, rows_at_once):
-        block = slice(start, start + rows_at_once)
-        distances = norms[block, None] + norms[None] - 2 * points[block] @ points.T
-        slack = 4 * _ROUNDING * (norms[block] + norms.max())
-        for row, line in enumerate(distances, start):
-            line[row] = np.inf
-            limit = np.partition(line, k - 1)[k - 1] + slack[row - start]
-            candidates = np.flatnonzero(line <= limit)
-            nearest[row] = candidates[np.argsort(_squares(features, row, candidates), kind="stable")[:k]]
+    with _bar(len(points), "hard negatives", shown=progress) as bar:
+        for start in range(0, len(points) if k else 0, rows_at_once):
+            block = slice(start, start + rows_at_once)
+            distances = norms[block, None] + norms[None] - 2 * points[block] @ points.T
+            slack = 4 * _ROUNDING * (norms[block] + norms.max())
+            for row, line in enumerate(distances, start):
+                line[row] = np.inf
+                limit = np.partition(line, k - 1)[k - 1] + slack[row - start]
+                candidates = np.flatnonzero(line <= limit)
+                nearest[row] = candidates[np.argsort(_squares(features, row, candidates), kind="stable")[:k]]
+                bar.update()
     return nearest
 
 
 def load_or_find(folder: str | os.PathLike[str], store: Store, image_ids: Sequence[str], k: int = 100) -> np.ndarray:
-    """``nearest_images`` of images of a store, kept in a file for the next run.
+    """``nearest_images`` of images of a store, with progress bars, kept in a file for the next run.
 
-    The file's name is a hash of the image ids, the store's feature contract, the features of some of the images and k:
-    another question is another file, so what is found is never of other images.
+    The file's name is a hash of the image ids, the store's fingerprint and k: another question is another file, so what
+    is found is never of other images.
 
     Args:
         folder: of the cache; is made if absent.
@@ -126,13 +145,19 @@ def load_or_find(folder: str | os.PathLike[str], store: Store, image_ids: Sequen
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
-                np.save(file, nearest_images(mean_features(store, image_ids), k))
+                np.save(file, nearest_images(mean_features(store, image_ids, progress=True), k, progress=True))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
+
+
+def _bar(total: int, title: str, *, shown: bool) -> "tqdm.tqdm[Any]":
+    return tqdm.tqdm(
+        total=total, desc=title, unit=" images", disable=not shown, dynamic_ncols=True, mininterval=bar_interval()
+    )
 
 
 def _squares(features: np.ndarray, row: int, others: np.ndarray) -> np.ndarray:
@@ -145,10 +170,8 @@ def _squares(features: np.ndarray, row: int, others: np.ndarray) -> np.ndarray:
 
 
 def _key(store: Store, image_ids: Sequence[str], k: int) -> str:
-    """Names ids, contract, k and the features of up to 16 images, since two stores may have one contract."""
-    digest = hashlib.sha256(f"{k}\n{sorted(store.contract.to_json().items())}\n".encode())
+    """Names the store, the ids and k."""
+    digest = hashlib.sha256(f"{k}\n{store.fingerprint}\n".encode())
     for image_id in image_ids:
         digest.update(f"{image_id}\n".encode())
-    probes = [image_id for image_id in image_ids[:: max(len(image_ids) // 16, 1)] if image_id in store]
-    digest.update(mean_features(store, probes).tobytes())
     return digest.hexdigest()[:24]

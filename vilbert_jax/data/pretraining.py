@@ -6,12 +6,13 @@ concept_cap_dataset.py) except where the docstrings of ``masking`` and of this f
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from vilbert_jax.data.annotations import Rows, data_folder, metadata, open_annotations, open_regions, require_features
+from vilbert_jax.data.annotations import Rows, how_to_get, metadata, open_annotations, open_regions, require_features
 from vilbert_jax.data.coverage import Coverage, keep_covered
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.masking import RegionMaskingRecipe, mask_regions, mask_tokens
@@ -49,7 +50,7 @@ class PretrainingDataConfig:
         mismatch_rate: share of examples whose caption is that of another image.
         region_targets: ``class_probs`` (the detector's class distribution) or ``features`` (before masking).
         num_nce_negatives: negatives drawn for each region for the NCE objective, 0 for none; see ``nce_negatives``.
-        build_hint: the command that builds the data; None means one made up from the data set's name.
+        build_hint: the command that builds the annotations; empty or None means one made up from the data set's name.
         embedded_hint: the command that runs on embedded data instead; empty for none.
     """
 
@@ -101,21 +102,18 @@ class PretrainingDataConfig:
             InputError: data, vocabulary or class probabilities are missing, no caption can be mismatched, or the store
                 covers less than ``min_coverage`` of the pairs; the message says what to do.
         """
-        rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=self._hint(self.annotations))
+        hint = functools.partial(how_to_get, data_dir=self.data_dir, embedded_hint=self.embedded_hint)
+        build = hint(self.annotations, build_hint=self.build_hint)
+        rows = open_annotations(self.annotations, split, data_dir=self.data_dir, hint=build)
         require_features(rows, self.annotations, ("image_id", "caption"))
-        store = open_regions(self.regions, data_dir=self.data_dir, hint=self._hint(self.regions))
+        store = open_regions(self.regions, data_dir=self.data_dir, hint=hint(self.regions))
         content_words = metadata(rows).get("content_words", {})
         rows, coverage = keep_covered(rows, store, least=self.min_coverage)
         return PretrainingSource(rows, store, load_tokenizer(self.vocab), self, content_words, coverage)
 
-    def _hint(self, missing: str) -> str:
-        name, _, config = missing.partition("/")
-        chosen = f" --config={config}" if config else ""
-        made_up = f"python tfds_builders/build.py {name}{chosen} --data_dir={data_folder(self.data_dir)}"
-        lines = [f"Build it:\n  {self.build_hint or made_up}"]
-        if self.embedded_hint:
-            lines.append(f"or run on the embedded data, which needs no download:\n  {self.embedded_hint}")
-        return "\n".join(lines)
+    def embedded_names(self) -> list[str]:
+        """Data sets among these that are drawn on first use, ``scenes/...``."""
+        return [name for name in (self.annotations, self.regions) if name.startswith("scenes/")]
 
 
 @runtime_checkable
@@ -150,6 +148,8 @@ class PretrainingSource:
     """The examples of one split that have regions, by row. ``example`` is a pure function of (row, generator).
 
     Attributes:
+        rows: annotations of images that the store has.
+        regions: the store.
         tokenizer: of the captions.
         contract: what the region features mean.
         target_dim: C.
@@ -167,7 +167,7 @@ class PretrainingSource:
         coverage: Coverage | None = None,
     ) -> None:
         """Takes opened data, rows with regions alone; see ``PretrainingDataConfig.open`` for errors."""
-        self._rows, self._regions, self._config = rows, regions, config
+        self.rows, self.regions, self._config = rows, regions, config
         self.tokenizer, self.contract, self.coverage = tokenizer, regions.contract, coverage
         self.word_groups = _single_pieces(content_words or {}, tokenizer)
         wants_classes = config.region_targets == "class_probs"
@@ -181,11 +181,11 @@ class PretrainingSource:
 
     def __len__(self) -> int:
         """Number of image-caption pairs with regions."""
-        return len(self._rows)
+        return len(self.rows)
 
     def pair(self, index: int) -> tuple[str, str]:
         """Returns the image id and the caption of a row."""
-        row = self._rows[index]
+        row = self.rows[index]
         return _text(row["image_id"]), _text(row["caption"])
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -232,7 +232,7 @@ class PretrainingSource:
                 "alignment_labels": np.array(0, np.int32),
             },
             tokens=self.tokenizer.tokens(pieces),
-            record=decode_record(self._regions.stored(image_id), self.contract.num_classes),
+            record=decode_record(self.regions.stored(image_id), self.contract.num_classes),
         )
 
     def batch_fields(
@@ -291,7 +291,7 @@ class PretrainingSource:
     def _region_fields(self, image_id: str, draws_for: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
         config = self._config
         try:
-            record = self._regions.stored(image_id)
+            record = self.regions.stored(image_id)
         except KeyError as error:
             raise InputError(
                 f"image {image_id!r} of data set {config.annotations!r} is not in the region store {config.regions!r}: "

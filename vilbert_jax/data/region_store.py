@@ -9,6 +9,9 @@ costs milliseconds and no memory.
 """
 
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -38,6 +41,8 @@ from vilbert_jax.data.region_files import (
     read_meaning,
 )
 from vilbert_jax.errors import InputError
+
+_PROBES = 16  # images of a store that its fingerprint reads
 
 
 def store_metadata(contract: FeatureContract, storage: Storage) -> tfds.core.MetadataDict:
@@ -156,6 +161,25 @@ class RegionStore:
     def image_ids(self) -> list[str]:
         """All image ids, sorted by their UTF-8 bytes; of millions, ``sorted_ids`` takes less memory."""
         return [image_id.decode() for image_id in self._ids.tolist()]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the contract, the image ids, and the boxes and features of up to 16 images spread over the store.
+
+        Raises:
+            DamagedError: one of these images cannot be read.
+        """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.contract.to_json(), sort_keys=True).encode())
+        digest.update(b"\n".join(self._ids.tolist()))
+        for image_id in self._ids[:: -(-len(self) // _PROBES)].tolist():
+            record = self.stored(image_id.decode())
+            for values in (record.boxes, record.features, record.scales):
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return f"sha256:{digest.hexdigest()}"
 
     def _open_sources(self) -> list[Any]:
         """The records of every split, in the order of the splits' names."""

@@ -31,12 +31,11 @@ class Arrangement(NamedTuple):
 
     regions: TaskRegions
     boxes: np.ndarray  # [m,4] float32, x1, y1, x2, y2 in pixels of the slots in use; the whole picture first
-    num_detected: int  # of the m - 1 boxes behind the first; given ones stand behind them
 
 
 def arrange(detected: StoredRegions, *, max_regions: int) -> Arrangement:
     """Detected regions alone: the first R of them, in the order of the store."""
-    return _arrangement([_part(detected, max_regions)], _mean_feature(detected), max_regions)
+    return _arrangement([_part(detected, max_regions)], mean_feature(detected), max_regions)
 
 
 def arrange_with_candidates(detected: StoredRegions, given: StoredRegions, *, max_regions: int) -> Arrangement:
@@ -46,7 +45,7 @@ def arrange_with_candidates(detected: StoredRegions, given: StoredRegions, *, ma
     """
     _check_same_image(detected, given)
     kept = _part(detected, max_regions)
-    return _arrangement([kept, _part(given, max_regions - len(kept.boxes))], _mean_feature(detected), max_regions)
+    return _arrangement([kept, _part(given, max_regions - len(kept.boxes))], mean_feature(detected), max_regions)
 
 
 def arrange_with_given(detected: StoredRegions, given: StoredRegions, *, max_regions: int) -> Arrangement:
@@ -58,7 +57,7 @@ def arrange_with_given(detected: StoredRegions, given: StoredRegions, *, max_reg
     last = _part(given, max_regions)
     first = _part(detected, max_regions - len(last.boxes))
     weights = np.array([len(detected.boxes) + 1, len(given.boxes) + 1], np.float32)
-    means = np.stack([_mean_feature(detected), _mean_feature(given)])
+    means = np.stack([mean_feature(detected), mean_feature(given)])
     return _arrangement([first, last], weights @ means / weights.sum(), max_regions)
 
 
@@ -69,13 +68,13 @@ def blanked(regions: TaskRegions) -> TaskRegions:
     return empty
 
 
+def mean_feature(stored: StoredRegions) -> np.ndarray:
+    """[F] float32: the mean over the boxes of an image, its global feature."""
+    return (stored.scales @ stored.features.astype(np.float32)) / np.float32(len(stored.features))
+
+
 def _part(stored: StoredRegions, count: int) -> StoredRegions:
     return stored._replace(boxes=stored.boxes[:count], features=stored.features[:count], scales=stored.scales[:count])
-
-
-def _mean_feature(stored: StoredRegions) -> np.ndarray:
-    """[F] float32: the mean over the boxes of the image."""
-    return (stored.scales @ stored.features.astype(np.float32)) / np.float32(len(stored.boxes))
 
 
 def _arrangement(parts: list[StoredRegions], global_feature: np.ndarray, max_regions: int) -> Arrangement:
@@ -97,7 +96,7 @@ def _arrangement(parts: list[StoredRegions], global_feature: np.ndarray, max_reg
         region_mask=np.arange(max_regions + 1) < num_used,
     )
     whole = np.array([[0, 0, width, height]], np.float32)
-    return Arrangement(regions, np.concatenate([whole, boxes]), len(parts[0].boxes))
+    return Arrangement(regions, np.concatenate([whole, boxes]))
 
 
 def _check_same_image(detected: StoredRegions, given: StoredRegions) -> None:

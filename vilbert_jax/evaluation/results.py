@@ -1,14 +1,13 @@
 """What an evaluation leaves behind: metrics.json, predictions.json; and what keeps it from reporting half a split."""
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
+from vilbert_jax.data.annotations import Rows
+from vilbert_jax.data.coverage import Coverage
 from vilbert_jax.data.examples import Examples
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
@@ -17,7 +16,6 @@ from vilbert_jax.tasks.task import Task, settings
 
 _READING = ("text_length", "truncation", "max_regions", "task_token", "blank_pictures")  # settings that change scores
 METRICS, PREDICTIONS = "metrics.json", "predictions.json"
-_PROBES = 16  # images of a store that its fingerprint reads
 
 
 def require_folder(folder: Path) -> None:
@@ -54,27 +52,40 @@ def describe(task: Task, examples: Examples) -> dict[str, Any]:
         task: a dataclass whose fields besides ``data`` are its settings, such as the rules of its metric.
         examples: the opened split.
     """
-    coverage = examples.coverage
-    info = getattr(examples.rows, "dataset_info", None)
     return {
         **settings(task),
         "ties": "the first of equal scores",
         "split": examples.split,
+        **describe_data(examples.rows, examples.config.annotations, examples.coverage, examples.stores),
+        "vocabulary": examples.tokenizer.fingerprint,
+        **{name: getattr(examples.config, name) for name in _READING},
+    }
+
+
+def describe_data(rows: Rows, name: str, coverage: Coverage, stores: Sequence[RegionStore]) -> dict[str, Any]:
+    """Which examples are scored, for metrics.json.
+
+    Args:
+        rows: annotations of images that the stores have.
+        name: what the recipe calls them, for rows that no data set stands behind.
+        coverage: of the whole split by the stores.
+        stores: of regions.
+    """
+    info = getattr(rows, "dataset_info", None)
+    return {
         "examples_of_split": coverage.pairs,
         "examples_missing": coverage.pairs - coverage.pairs_used,
-        "annotations": examples.config.annotations if info is None else info.full_name,
+        "annotations": name if info is None else info.full_name,
         "rows": f"sha256:{coverage.manifest}",
         "regions": [
             {
                 "store": str(store.path),
                 "images": len(store),
-                "fingerprint": _fingerprint(store),
+                "fingerprint": store.fingerprint,
                 "contract": store.contract.to_json(),
             }
-            for store in examples.stores
+            for store in stores
         ],
-        "vocabulary": examples.tokenizer.fingerprint,
-        **{name: getattr(examples.config, name) for name in _READING},
     }
 
 
@@ -105,7 +116,7 @@ def write_predictions(task: Task, source: Any, folder: Path, outcome: Outcome) -
     task.check_submission(source, json.loads(text))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS).unlink(missing_ok=True)
-    _write(folder / PREDICTIONS, text)
+    write_whole(folder / PREDICTIONS, text)
     if isinstance(task, HasLeaderboardFile):
         task.write_leaderboard(json.loads(text), folder)
 
@@ -121,7 +132,7 @@ def write_metrics(folder: Path, outcome: Outcome, *, facts: Mapping[str, Any], c
     """
     scored = outcome.scored
     found = {"metrics": None} if scored is None else {"metrics": scored.metrics, **scored.details}
-    _write(folder / METRICS, json.dumps({**found, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
+    write_whole(folder / METRICS, json.dumps({**found, **facts, "checkpoint": checkpoint}, indent=2) + "\n")
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -130,19 +141,8 @@ def table(metrics: Mapping[str, float]) -> str:
     return "\n".join(f"{name:{width}}  {value:8.2f}" for name, value in metrics.items())
 
 
-def _fingerprint(store: RegionStore) -> str:
-    """Hash of a store's contract, its image ids, and the boxes and features of up to 16 images spread over it."""
-    ids = store.sorted_ids
-    digest = hashlib.sha256(json.dumps(store.contract.to_json(), sort_keys=True).encode())
-    digest.update(b"\n".join(ids.tolist()))
-    for image_id in ids[:: -(-len(ids) // _PROBES)].tolist():
-        record = store.stored(image_id.decode())
-        for values in (record.boxes, record.features, record.scales):
-            digest.update(np.ascontiguousarray(values).tobytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there in whole or not at all, whenever a kill comes."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, "utf-8")
     os.replace(part, path)

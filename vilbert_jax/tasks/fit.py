@@ -25,4 +25,8 @@ def misfits(config: ViLBERTConfig, contract: FeatureContract, tokenizer: Tokeniz
 def require_fit(problems: list[str]) -> None:
     """Raises InputError that lists the problems, if there are any."""
     if problems:
-        raise InputError("the model and the data do not fit together:\n  " + "\n  ".join(problems))
+        raise InputError(
+            "the model and the data do not fit together:\n  "
+            + "\n  ".join(problems)
+            + "\nA model from a checkpoint keeps its sizes: give it the data that it was trained on."
+        )

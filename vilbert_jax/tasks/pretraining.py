@@ -78,20 +78,20 @@ def identity(config: ViLBERTConfig, source: PretrainingSource, init_from: str = 
     }
 
 
-def summary(seeing: Mapping[str, float], blind: Mapping[str, float], majority: float) -> str:
+def summary(metrics: Mapping[str, float]) -> str:
     """A table of the held-out scores, each beside what it has to beat.
 
     Args:
-        seeing: values of ``make_metric_fn``, by name.
-        blind: the same from ``without_picture``.
-        majority: from ``majority_region_class``.
+        metrics: values of ``make_metric_fn``, by name; the same from ``without_picture``, as ``blind/...``; and of
+            models that predict classes of regions ``majority/region_accuracy``, from ``majority_region_class``.
     """
-    rows = [("alignment accuracy", seeing["alignment_accuracy"], 0.5, "chance")]
-    for name in sorted(name for name in seeing if name.startswith("words/")):
+    rows = [("alignment accuracy", metrics["alignment_accuracy"], 0.5, "chance")]
+    for name in sorted(name for name in metrics if name.startswith("words/")):
         label = f"masked words, {name.removeprefix('words/')}"
-        rows.append((label, seeing[name], blind[name], "all regions blanked"))
-    if "region_accuracy" in seeing:
-        rows.append(("masked regions, class", seeing["region_accuracy"], majority, "majority class"))
+        rows.append((label, metrics[name], metrics[f"blind/{name}"], "all regions blanked"))
+    if "region_accuracy" in metrics:
+        baseline = metrics["majority/region_accuracy"]
+        rows.append(("masked regions, class", metrics["region_accuracy"], baseline, "majority class"))
     lines = [f"{'held-out pairs':24}{'accuracy':>10}{'to beat':>10}", "-" * 64]
     return "\n".join([*lines, *(f"{label:24}{ours:10.3f}{base:10.3f}  {what}" for label, ours, base, what in rows)])
 

@@ -14,7 +14,6 @@ from jax import Array
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.examples import Examples, ExamplesConfig
-from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.model import Inputs, TaskOutput, ViLBERTForTasks
 from vilbert_jax.tasks.fit import misfits, require_fit
@@ -182,16 +181,13 @@ def make_score_fn(task: Task, source: TaskSource) -> Callable[[Predictions], dic
     """Returns ``predictions -> metrics``, for the evaluations of a run.
 
     Raises:
-        InputError: when called, if the split has no labels.
+        InputError: when called, if labels are missing that ``CanLackLabels`` did not find missing before.
     """
 
     def score_fn(predictions: Predictions) -> dict[str, float]:
         scored = task.score(source, predictions)
         if scored is None:
-            raise InputError(
-                f"split {source.examples.split!r} of {task.data.annotations!r} has no labels to choose checkpoints by: "
-                "set --config.eval_split to one that has"
-            )
+            raise source.examples.without_labels()
         return scored.metrics
 
     return score_fn

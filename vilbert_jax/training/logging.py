@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import tqdm
 from tensorboardX import SummaryWriter
 
 from vilbert_jax.errors import InputError
+from vilbert_jax.progress import bar_interval
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -43,11 +43,6 @@ def check_finite(step: int, metrics: Mapping[str, SupportsFloat]) -> None:
     if bad:
         metric = min(bad, key=lambda name: _DERIVED.index(name) if name in _DERIVED else -1)
         raise NonFiniteError(step, metric, float(metrics[metric]))
-
-
-def bar_interval() -> float:
-    """Seconds between two states of a progress bar: a log file wants few lines."""
-    return 0.2 if sys.stderr.isatty() else 20
 
 
 class MetricLogger:

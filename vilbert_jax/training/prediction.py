@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from vilbert_jax.errors import InputError
+from vilbert_jax.progress import bar_interval
 from vilbert_jax.sharding import batch_sharding, put_batch
 from vilbert_jax.training.batches import Batch
-from vilbert_jax.training.logging import bar_interval
 from vilbert_jax.training.state import Params
 
 PredictFn = Callable[[Params, Batch], Mapping[str, Array]]
