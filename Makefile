@@ -10,7 +10,7 @@ demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on i
 	$(BIN)/python experiments/pretrain.py --config=configs/tiny.py
 
 demo-tasks: $(VENV)/.runtime  ## about an hour on 4 cores: pre-trains, fine-tunes every task three ways, prints one table
-	$(BIN)/python experiments/compare_tasks.py
+	$(BIN)/python experiments/ablate.py --config=configs/demo_tasks.py
 
 test: $(VENV)/.dev  ## all tests; no network, no accelerator
 	$(BIN)/python -m pytest -n auto --dist loadfile

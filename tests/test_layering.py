@@ -18,6 +18,7 @@ LAYERS = (
     ("checkpoints",),
     ("tasks", "training"),
     ("evaluation",),
+    ("ablation",),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

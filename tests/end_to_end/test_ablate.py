@@ -17,7 +17,10 @@ from tfds_builders.scenes.scenes_dataset_builder import make_configs
 
 ROOT = pathlib.Path(__file__).parents[2]
 ABLATE = str(ROOT / "experiments" / "ablate.py")
-SMALLER = "'batch_size=8','total_steps=2','eval_every=2','checkpoint_every=2'"
+SMALLER = (
+    "batch_size=8", "total_steps=2", "eval_every=2", "checkpoint_every=2", "model.text.width=16",
+    "model.text.mlp_dim=16", "model.text.num_layers=1", "model.text_co_layers=(0,)", "model.region_co_layers=(0,)",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def data(tmp_path_factory):
 
 
 def table(folder):
-    return list(csv.DictReader((folder / "ablation.csv").open()))
+    return list(csv.DictReader((folder / "ablation.csv").read_text().splitlines()))
 
 
 def attempts(folder):
@@ -42,12 +45,13 @@ def attempts(folder):
 
 
 def test_a_grid_of_trainings_becomes_a_table_and_is_not_run_again(data, tmp_path):
-    model = "'model.text.width=16','model.text.mlp_dim=16','model.regions.width=16','model.regions.mlp_dim=16'"
+    smaller = ",".join(f"'{flag}'" for flag in SMALLER)
     command = [
         sys.executable, ABLATE, "--config=configs/ablation.py:scenes", f"--config.data_dir={data}",
         "--config.seeds=(0,)", "--config.parallel=2", "--config.only_columns=vqa",
-        "--config.only_variants=two_stream,single_stream", f"--config.finetuning.flags=({SMALLER})",
-        f"--config.pretraining.flags=({SMALLER},{model},'model.co_width=16')", f"--workdir={tmp_path / 'grid'}",
+        "--config.only_variants=single_stream,single_stream_scratch",
+        f"--config.pretraining.flags=({smaller})", f"--config.columns.vqa.flags=({smaller})",
+        f"--workdir={tmp_path / 'grid'}",
     ]  # fmt: skip
     run = dict(cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
     first = subprocess.run(command, **run)
@@ -55,17 +59,16 @@ def test_a_grid_of_trainings_becomes_a_table_and_is_not_run_again(data, tmp_path
     assert first.returncode == 0, first.stderr + logs
     rows = table(tmp_path / "grid")
     assert [(row["variant"], row["column"], row["status"]) for row in rows] == [
-        ("two_stream", "vqa", "done"), ("single_stream", "vqa", "done"),
+        ("single_stream", "vqa", "done"), ("single_stream_scratch", "vqa", "done"),
     ]  # fmt: skip
     for row in rows:
         scored = tmp_path / "grid" / "seed0" / row["variant"] / "vqa" / "evaluation" / "metrics.json"
         assert float(row["value"]) == json.loads(scored.read_text())["metrics"]["accuracy"]
     assert "one stream, as in the paper" in first.stdout
-    assert "\r" not in logs.replace("\r\n", "\n").split("Traceback")[0][:200]
 
     before = (tmp_path / "grid" / "ablation.csv").read_bytes()
     again = subprocess.run(command, **run)
-    assert (again.returncode, len(attempts(tmp_path / "grid"))) == (0, 12)
+    assert (again.returncode, len(attempts(tmp_path / "grid"))) == (0, 10)
     assert (tmp_path / "grid" / "ablation.csv").read_bytes() == before
     assert again.stdout == first.stdout
 

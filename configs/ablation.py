@@ -1,0 +1,198 @@
+"""The paper's comparisons in one grid: streams, pre-training, depth, share of the data, masking, objectives.
+
+    python experiments/ablate.py --config=configs/ablation.py --config.gpus=0,1,2,3
+    python experiments/ablate.py --config=configs/ablation.py --config.only_variants=two_stream,single_stream
+
+Data     everything that configs/base.py and the recipes of the tasks name; docs/reproducing.md says how to build it.
+Models   group "models": ViLBERT, the paper's single-stream baseline, which has about half of its parameters, and single
+         streams deep enough to have as many parameters or to cost as many operations; "_scratch" is not pre-trained.
+         All start from BERT. Every other group changes one thing of the first variant, the reference.
+Masking  regions that overlap a hidden one are hidden too unless a variant says otherwise; the paper left them readable.
+Cost     docs/reproducing.md estimates it. One GPU a run; what is done is kept, so that it can be spread over days.
+Expect   the paper's figures, which ablation.md shows beside every cell. Not run here: it needs the data.
+
+On the embedded data, with models of the size of configs/tiny.py; docs/ablation-scenes.md has the results:
+
+    python experiments/ablate.py --config=configs/ablation.py:scenes
+"""
+
+import pathlib
+import runpy
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.model_size import Match, matched_single_stream
+
+# A third of the demo's examples. The lower rate leaves the plateau in front of alignment sooner.
+_SHORT_PRETRAINING = (
+    "batch_size=32", "total_steps=2000", "optimizer.learning_rate=1e-3", "text_length=20", "eval_every=1000",
+    "checkpoint_every=1000",
+)  # fmt: skip
+
+
+def get_config(data: str = "real") -> ConfigDict:
+    """The grid; ``data`` is ``real`` or ``scenes``."""
+    if data not in ("real", "scenes"):
+        raise ValueError(f"configs/ablation.py:{data}: choose scenes, or nothing for the real data")
+    config = ConfigDict()
+    config.data_dir = ""  # TFDS folder; empty: TFDS_DATA_DIR, or else ~/tensorflow_datasets
+    config.reference = "two_stream"  # the variant that others are compared with
+
+    # --- what is run, and where
+    config.seeds = (0, 1, 2)
+    config.only_variants = config.only_columns = ""  # names with commas; empty: all
+    config.parallel = 0  # runs side by side; 0: one a GPU of config.gpus, or else one a core
+    config.gpus = ""  # "0,1,2,3": one GPU a run; "0,1;2,3": two
+    config.report_only = False  # writes the tables of what is done, and runs nothing
+
+    # --- flags are KEY=VALUE of the recipe
+    scenes = data == "scenes"
+    recipe, flags = ("configs/tiny.py", _SHORT_PRETRAINING) if scenes else ("configs/base.py", ())
+    config.pretraining = ConfigDict(dict(recipe=recipe, flags=flags))
+    config.finetuning = ConfigDict(dict(flags=("eval_every=1000",) if scenes else ()))
+    config.variants = ConfigDict(_variants(_recipe(recipe), "" if scenes else "bert-base-uncased"), sort_keys=False)
+    config.columns = ConfigDict(_scenes_columns() if scenes else _columns(), sort_keys=False)
+    return config
+
+
+def _variants(recipe: Any, init_from: str) -> dict[str, dict[str, Any]]:
+    model, lengths = ViLBERTConfig.from_dict(recipe.model.to_dict()), (recipe.text_length, recipe.max_regions + 1)
+    variants = _models(model, *lengths) | _depths(model)
+    variants |= {
+        "data_0": dict(group="data", title="0 % of the pairs", pretrained=False),
+        "data_25": dict(group="data", title="25 % of the pairs", pretraining=("train_split=train[:25%]",)),
+        "data_50": dict(group="data", title="50 % of the pairs", pretraining=("train_split=train[:50%]",)),
+        "data_100": dict(group="data", title="100 % of the pairs"),
+    }
+    variants["masking_released"] = dict(
+        group="masking", title="released masking", pretraining=("region_masking=released",)
+    )
+    for loss, title in (("token", "masked words"), ("region", "masked regions"), ("alignment", "alignment")):
+        variants[f"no_{loss}_loss"] = dict(
+            group="objectives", title=f"without {title}", pretraining=(f"loss_weights.{loss}_loss=0.0",)
+        )
+    variants["no_coattention"] = dict(
+        group="co-attention", title="streams that never meet", model=("use_coattention=False",)
+    )
+    return {name: {**entry, "init_from": init_from} for name, entry in variants.items()}
+
+
+def _models(model: ViLBERTConfig, text_length: int, num_regions: int) -> dict[str, dict[str, Any]]:
+    """Two streams, and one stream as the paper has it, of equal size, and of equal cost."""
+
+    def depth(match: Match) -> int:
+        return matched_single_stream(model, match, text_length=text_length, num_regions=num_regions).text.num_layers
+
+    models = {
+        "two_stream": ("two streams", ()),
+        "single_stream": ("one stream, as in the paper", ("num_streams=1",)),
+        "single_stream_parameters": (
+            "one stream, as many parameters", ("num_streams=1", f"text.num_layers={depth('parameters')}"),
+        ),
+        "single_stream_compute": (
+            "one stream, as many operations", ("num_streams=1", f"text.num_layers={depth('compute')}"),
+        ),
+    }  # fmt: skip
+    variants = {}
+    for name, (title, flags) in models.items():
+        variants[name] = dict(group="models", title=title, model=flags)
+        variants[f"{name}_scratch"] = dict(
+            group="models", title=f"{title}, not pre-trained", model=flags, pretrained=False
+        )
+    return variants
+
+
+def _depths(model: ViLBERTConfig) -> dict[str, dict[str, Any]]:
+    """2 to 8 co-attention layers, the last ones of the text stream, each with a region layer."""
+    num_text_layers = max(model.text.num_layers, 8)
+    variants = {}
+    for depth in (2, 4, 6, 8):
+        flags = (
+            f"text.num_layers={num_text_layers}",
+            f"regions.num_layers={depth}",
+            f"text_co_layers={tuple(range(num_text_layers - depth, num_text_layers))}",
+            f"region_co_layers={tuple(range(depth))}",
+        )
+        is_default = (model.text.num_layers, len(model.text_co_layers)) == (num_text_layers, depth)
+        title = f"{depth} co-attention layers"
+        variants[f"depth_{depth}"] = dict(group="depth", title=title, model=() if is_default else flags)
+    return variants
+
+
+def _columns() -> dict[str, dict[str, Any]]:
+    """The paper's tasks; one model for both passes of VCR, as in the paper."""
+    vcr = dict(
+        recipe="configs/vcr_qa.py",
+        split="validation",
+        flags=("passes=both", "text_length=80", "total_steps=133080"),
+    )
+    return {
+        "vqa": dict(title="VQA", recipe="configs/vqa.py", split="validation[-3000:]", metric="accuracy", digits=2),
+        "vcr_qa": dict(title="VCR Q→A", metric="answer_accuracy", digits=2, **vcr),
+        "vcr_qar": dict(title="VCR QA→R", metric="rationale_accuracy", digits=2, **vcr),
+        "vcr_q2ar": dict(title="VCR Q→AR", metric="joint_accuracy", digits=2, **vcr),
+        "refcoco_plus": dict(
+            title="RefCOCO+", recipe="configs/refcoco_plus.py", split="validation", metric="accuracy_vilbert_rule",
+            digits=2,
+        ),
+        "flickr30k": dict(
+            title="retrieval R@1", recipe="configs/flickr30k.py", split="test", metric="caption_to_image/recall@1",
+            digits=2,
+        ),
+        "zero_shot": dict(
+            title="zero-shot R@1", recipe="configs/zero_shot_flickr30k.py", split="test", trained=False,
+            metric="caption_to_image/recall@1", digits=2,
+        ),
+        **_region_losses("validation"),
+    }  # fmt: skip
+
+
+def _scenes_columns() -> dict[str, dict[str, Any]]:
+    """The same tasks on drawn pictures, fine-tuned for seconds; scored on pictures that nothing else has seen."""
+    vcr = dict(
+        recipe="configs/vcr_qa.py:scenes", split="test",
+        flags=("passes=both", "text_length=40", "batch_size=16", "total_steps=150"),
+    )  # fmt: skip
+    return {
+        "vqa": dict(
+            title="VQA", recipe="configs/vqa.py:scenes", split="test", metric="accuracy", flags=("total_steps=250",)
+        ),
+        "vcr_qa": dict(title="VCR Q→A", metric="answer_accuracy", **vcr),
+        "vcr_qar": dict(title="VCR QA→R", metric="rationale_accuracy", **vcr),
+        "vcr_q2ar": dict(title="VCR Q→AR", metric="joint_accuracy", **vcr),
+        "refcoco_plus": dict(
+            title="RefCOCO+", recipe="configs/refcoco_plus.py:scenes", split="test", metric="accuracy",
+            flags=("total_steps=250",),
+        ),
+        "flickr30k": dict(
+            title="retrieval R@1", recipe="configs/flickr30k.py:scenes", split="test[:50]",
+            metric="caption_to_image/recall@1", flags=("batch_size=16", "total_steps=150"),
+        ),
+        "zero_shot": dict(
+            title="zero-shot R@1", recipe="configs/zero_shot_flickr30k.py:scenes", split="test[:50]", trained=False,
+            metric="caption_to_image/recall@1",
+        ),
+        **_region_losses("test[:1000]"),
+    }  # fmt: skip
+
+
+def _region_losses(split: str) -> dict[str, dict[str, Any]]:
+    """How well pre-training predicts hidden regions: overlaps hidden too, or left readable as released."""
+    shared = dict(
+        recipe="", split=split, trained=False, metric="region_loss", digits=3,
+        script="experiments/evaluate_pretraining.py",
+    )  # fmt: skip
+    return {
+        "region_loss_hide_overlaps": dict(
+            title="region loss, overlaps hidden", eval_flags=("region_masking=hide_overlaps",), **shared
+        ),
+        "region_loss_released": dict(
+            title="region loss, overlaps readable", eval_flags=("region_masking=released",), **shared
+        ),
+    }
+
+
+def _recipe(name: str) -> Any:
+    return runpy.run_path(str(pathlib.Path(__file__).with_name(pathlib.Path(name).name)))["get_config"]()

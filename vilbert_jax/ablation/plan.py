@@ -1,0 +1,209 @@
+"""From a grid to the runs that fill it, and from what they leave behind to its values.
+
+Pre-training, fine-tuning and evaluation are runs of their own; runs of equal commands are one. Folders, below that of
+the grid and named after the first variant and column that need them: ``seed0/VARIANT/pretraining``,
+``seed0/VARIANT/COLUMN/training``, ``seed0/VARIANT/COLUMN/evaluation``.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vilbert_jax.ablation.grid import Column, Grid, Status, Value, Variant, placeholders
+from vilbert_jax.ablation.records import Result, Run
+from vilbert_jax.errors import InputError
+from vilbert_jax.evaluation.results import METRICS
+
+PRETRAIN, FINETUNE = "experiments/pretrain.py", "experiments/finetune.py"
+# What a training draws at its very end; one that was asked to stop does not.
+_PRETRAINED, _FINETUNED = "examples.png", "report.png"
+
+
+class Cell(NamedTuple):
+    """Where one value of the grid comes from."""
+
+    variant: str
+    column: str
+    seed: int
+
+
+class Plan(NamedTuple):
+    """The runs of a grid.
+
+    Attributes:
+        runs: by name, in order of preference: a seed after the other, a variant after the other.
+        evaluations: the run that gives a cell its value; None where there is nothing to evaluate.
+    """
+
+    runs: dict[str, Run]
+    evaluations: dict[Cell, str | None]
+
+    def needed(self, variants: Iterable[Variant], columns: Iterable[Column]) -> list[Run]:
+        """The runs of some cells, and those that they need."""
+        rows, names = {v.name for v in variants}, {c.name for c in columns}
+        waiting = [
+            run for cell, run in self.evaluations.items() if cell.variant in rows and cell.column in names and run
+        ]
+        wanted: set[str] = set()
+        while waiting:
+            wanted.add(name := waiting.pop())
+            waiting += [need for need in self.runs[name].needs if need not in wanted]
+        return [run for name, run in self.runs.items() if name in wanted]
+
+
+def make_plan(grid: Grid, folder: Path, data_dir: Path) -> Plan:
+    """Expands a grid.
+
+    Names do not depend on which seeds, variants or columns are asked for.
+
+    Args:
+        grid: all of it.
+        folder: of the grid, absolute.
+        data_dir: TFDS folder, absolute.
+    """
+    planner = _Planner(grid, folder, data_dir)
+    evaluations = {
+        Cell(variant.name, column.name, seed): planner.evaluation(variant, column, seed)
+        for seed in grid.seeds
+        for variant in grid.variants
+        for column in grid.columns
+    }
+    return Plan(planner.runs, evaluations)
+
+
+def config_flags(flags: Iterable[str]) -> tuple[str, ...]:
+    """``key=value`` as a command line has it; of a key that is given again, the last value."""
+    values = dict(flag.split("=", 1) for flag in flags)
+    return tuple(f"--config.{key}={value}" for key, value in values.items())
+
+
+def model_flags(variant: Variant) -> tuple[str, ...]:
+    """The flags that make a recipe's model the one of the variant."""
+    return tuple(f"model.{flag}" for flag in variant.model)
+
+
+class _Planner:
+    def __init__(self, grid: Grid, folder: Path, data_dir: Path):
+        self.runs: dict[str, Run] = {}
+        self._grid, self._folder = grid, folder
+        self._shared = f"data_dir={data_dir}"
+        self._names: dict[tuple[str, ...], str] = {}  # of commands without the folder they write to
+        self._columns = {column.name: column for column in grid.columns}
+
+    def evaluation(self, variant: Variant, column: Column, seed: int) -> str | None:
+        """Adds what gives the cell its value; returns the last run's name."""
+        if column.trained:
+            source = self._finetuning(variant, column, seed)
+        elif variant.pretrained:
+            source = self._pretraining(variant, seed)
+        else:
+            return None
+        needs, flags = [source], []
+        for flag in column.eval_flags:
+            for name in placeholders(flag):
+                other = self.evaluation(variant, self._columns[name], seed)
+                if other is None:
+                    return None
+                needs.append(other)
+                flag = flag.replace(f"{{{name}}}", str(self._folder / other))
+            flags.append(flag)
+        # Of held-out pairs of pre-training, masked words and regions are drawn alike for all seeds.
+        own = (*column.flags, *variant.finetuning) if column.recipe else self._pretraining_flags(variant)
+        more = column.flags if not column.recipe else ()
+        recipe = column.recipe or self._grid.pretraining
+        command = (
+            column.script,
+            f"--config={recipe}",
+            *config_flags((*own, *more, *flags, self._shared)),
+            f"--checkpoint={self._folder / source}",
+            f"--split={column.split}",
+        )
+        name = f"seed{seed}/{variant.name}/{column.name}/evaluation"
+        return self._add(name, command, "output", METRICS, needs, kind=("evaluation", recipe, *variant.model))
+
+    def _pretraining(self, variant: Variant, seed: int) -> str:
+        start = [f"init_from={variant.init_from}"] if variant.init_from else []
+        flags = (*self._pretraining_flags(variant), *start, self._shared, f"seed={seed}")
+        command = (PRETRAIN, f"--config={self._grid.pretraining}", *config_flags(flags))
+        kind = ("pretraining", *variant.model)
+        return self._add(f"seed{seed}/{variant.name}/pretraining", command, "workdir", _PRETRAINED, (), kind=kind)
+
+    def _pretraining_flags(self, variant: Variant) -> tuple[str, ...]:
+        return (*self._grid.pretraining_flags, *model_flags(variant), *variant.pretraining)
+
+    def _finetuning(self, variant: Variant, column: Column, seed: int) -> str:
+        needs = (self._pretraining(variant, seed),) if variant.pretrained else ()
+        start = str(self._folder / needs[0]) if needs else variant.init_from
+        flags = (
+            *self._grid.finetuning_flags,
+            *(() if needs else model_flags(variant)),
+            *column.flags,
+            *variant.finetuning,
+            *([f"init_from={start}"] if start else []),
+            self._shared,
+            f"seed={seed}",
+        )
+        command = (FINETUNE, f"--config={column.recipe}", *config_flags(flags))
+        name, kind = f"seed{seed}/{variant.name}/{column.name}/training", ("training", column.recipe, *variant.model)
+        return self._add(name, command, "workdir", _FINETUNED, needs, kind=kind)
+
+    def _add(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        into: str,
+        leaves: str,
+        needs: Sequence[str],
+        *,
+        kind: tuple[str, ...],
+    ) -> str:
+        """The name of the run of this command, which may have been there before."""
+        if (known := self._names.setdefault(command, name)) == name:
+            folder = self._folder / name
+            run = Run(name, (*command, f"--{into}={folder}"), folder, folder / leaves, tuple(needs), kind)
+            self.runs[name] = run
+        return known
+
+
+def read_values(
+    plan: Plan,
+    variants: Sequence[Variant],
+    columns: Sequence[Column],
+    seeds: Sequence[int],
+    results: Mapping[str, Result],
+) -> list[Value]:
+    """The value of every cell.
+
+    Args:
+        plan: of the grid.
+        variants: the rows.
+        columns: the columns.
+        seeds: the seeds.
+        results: what became of each run; of one that is not named, nothing.
+
+    Raises:
+        InputError: an evaluation has no such metric.
+    """
+    values = []
+    for variant in variants:
+        for column in columns:
+            for seed in seeds:
+                name = plan.evaluations[Cell(variant.name, column.name, seed)]
+                value, status = (None, "empty") if name is None else _value(plan.runs[name], column, results.get(name))
+                values.append(Value(variant.name, column.name, seed, value, status))
+    return values
+
+
+def _value(run: Run, column: Column, result: Result | None) -> tuple[float | None, Status]:
+    if result != "done":
+        return None, "failed" if result else "missing"
+    metrics = json.loads(run.leaves.read_text())["metrics"] or {}
+    value = metrics.get(column.metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(
+            f"column {column.name} shows the metric {column.metric!r}, which is {value} in {run.leaves}; there are "
+            f"{', '.join(metrics) or 'none: the split has no labels'}"
+        )
+    return float(value), "done"
