@@ -54,7 +54,9 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
     config.max_masked_tokens = 16  # vocabulary logits are computed for so many positions of a caption
     config.token_mask_rate = 0.15
     config.region_mask_rate = 0.15
-    config.region_masking = "hide_overlaps"  # or what the released code does: "released", "released_multitask"
+    config.region_masking = (
+        "hide_overlaps"  # or "released", "released_multitask"; "readable_overlaps" is the leak alone
+    )
     config.mismatch_rate = 0.5
     config.masked_losses_on = "all"  # or "aligned", the recipe of vilbert-multi-task
     config.loss_weights = ConfigDict({"token_loss": 1.0, "region_loss": 1.0, "alignment_loss": 1.0})

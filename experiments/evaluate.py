@@ -40,6 +40,7 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
             task.outputs(source),
             outputs_stated=bool(config.get("answer_labels", "")),
             allow_other_features=config.allow_other_features,
+            dtype=config.model.dtype,
         )
         outcome = evaluate(task, source, loaded, mesh, folder=output, facts=facts, workers=config.num_workers)
         results.write_predictions(task, source, output, outcome)

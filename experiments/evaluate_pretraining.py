@@ -34,7 +34,13 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
     report_coverage({split: held_out.source.coverage})
     facts = scores.describe(data_config, held_out.source, split, losses_on)
     with jax.set_mesh(mesh):
-        loaded = scores.load(source, held_out.source, data_config, allow_other_features=config.allow_other_features)
+        loaded = scores.load(
+            source,
+            held_out.source,
+            data_config,
+            allow_other_features=config.allow_other_features,
+            dtype=config.model.dtype,
+        )
         metrics = scores.measure(loaded, held_out, mesh, losses_on, workers=config.num_workers)
     scores.write_scores(output, metrics, facts=facts, checkpoint=loaded.facts)
     print(pretraining.summary(metrics))

@@ -324,7 +324,9 @@ def test_an_evaluation_opens_its_checkpoint_once(kinds, tmp_path, monkeypatch, c
     monkeypatch.setattr(checkpoint, "check_fit", lambda *_: None)
     data = types.SimpleNamespace(tokenizer=load_tokenizer(tmp_path / "vocab.txt"), contract=CONTRACT)
     task = types.SimpleNamespace(heads=("alignment",))
-    loaded = checkpoint.load_for(task, str(kinds[1]), data, {}, outputs_stated=False, allow_other_features=False)
+    how = {"outputs_stated": False, "allow_other_features": False, "dtype": "bfloat16"}
+    loaded = checkpoint.load_for(task, str(kinds[1]), data, {}, **how)
     assert checked == [kinds[1]]
+    assert (loaded.model.config.dtype, loaded.facts["dtype"]) == ("bfloat16", "bfloat16")  # the checkpoint's is float32
     expected = random_params(MODEL)
     assert_same(loaded.params, {path: expected[path] for path in abstract_params(loaded.model)})

@@ -1,6 +1,7 @@
 """Masking: bit-compatible with the recorded draws of the released code; nothing leaks with the default recipe."""
 
 import pathlib
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from vilbert_jax.data.transforms import region_row, relative_boxes
 from vilbert_jax.metrics import box_iou
 from vilbert_jax.tasks.regions import visible_features
 
+RECIPES = get_args(RegionMaskingRecipe)
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "golden" / "data"
 CLS, SEP, MASK = 1, 2, 3
 RATE = 0.15
@@ -125,7 +127,7 @@ def test_token_statistics_are_15_percent_and_80_10_10():
     assert (masked.token_ids[~masked.selected] == 7).all()
 
 
-@pytest.mark.parametrize("recipe", ["hide_overlaps", "released", "released_multitask"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_region_statistics_are_15_percent_and_90_10(recipe):
     rng, corners = np.random.default_rng(0), np.arange(20)[:, None] * 50.0
     apart = np.concatenate([corners, corners, corners + 9, corners + 9], axis=1)
@@ -138,7 +140,7 @@ def test_region_statistics_are_15_percent_and_90_10(recipe):
 
 def test_rates_of_zero_and_one():
     boxes = np.array([[0, 0, 9, 9], [50, 50, 59, 59]])
-    for recipe in ("hide_overlaps", "released", "released_multitask"):
+    for recipe in RECIPES:
         nothing = mask_regions(boxes, np.zeros(2), recipe=recipe, rate=0.0)
         assert not nothing.selected.any()
         assert not nothing.hidden.any()
@@ -202,9 +204,11 @@ def test_global_feature_of_each_recipe():
     features, draws = np.array([[2.0], [4.0], [8.0]], np.float32), np.array([0.01, 0.9, 0.9])
     expected: dict[RegionMaskingRecipe, float] = {
         "hide_overlaps": 8.0,
+        "readable_overlaps": (4 + 8) / 2,
         "released": (4 + 8) / 3,
         "released_multitask": (4 + 8) / 1,
     }
+    assert expected.keys() == set(RECIPES)
     for recipe, value in expected.items():
         seen = visible(as_row(features, mask_regions(boxes, draws, recipe=recipe)))
         np.testing.assert_allclose(seen[0], [value], rtol=1e-6)
@@ -212,7 +216,7 @@ def test_global_feature_of_each_recipe():
         assert seen.dtype == np.float32
 
 
-@pytest.mark.parametrize("recipe", ["hide_overlaps", "released", "released_multitask"])
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("count", [1, 2, 7, 36])
 def test_any_number_of_boxes_even_with_all_hidden(recipe, count):
     boxes = cluttered_boxes(np.random.default_rng(3), count)

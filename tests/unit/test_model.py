@@ -183,6 +183,17 @@ def test_dropout_needs_a_key_and_depends_on_it():
     assert np.abs(a - b).max() > 1e-3
 
 
+@pytest.mark.parametrize("config", [CONFIG, SINGLE_STREAM], ids=["two streams", "one stream"])
+def test_only_two_streams_drop_out_in_front_of_the_heads(config):
+    none = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+    streams = {"text": dataclasses.replace(config.text, **none), "regions": dataclasses.replace(config.regions, **none)}
+    model, inputs = vj.ViLBERTForPretraining(dataclasses.replace(config, **streams)), random_inputs()
+    params = initialise(model, inputs)
+    run = jax.jit(lambda key: model.apply({"params": params}, inputs, deterministic=False, rngs={"dropout": key}))
+    a, b = (run(jax.random.key(seed)).alignment_logits for seed in (0, 1))
+    assert (np.abs(a - b).max() > 1e-3) == (config.num_streams == 2)
+
+
 def test_each_dropout_rate_acts_where_the_release_applies_it():
     """Odd but released: region embeddings drop at the text rate, co-attention maps at the rate of what is read."""
     none = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}

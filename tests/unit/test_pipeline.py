@@ -171,7 +171,8 @@ def test_make_dataset_shuffles_training_only():
         evaluation()[1]
         | {name: values[2:] for name, values in Dataset(Numbers(10), batch_size=4, seed=3, shuffle=False)[1].items()},
     )
-    assert config.opened == ["train", "test"]
+    assert_same(make_dataset(config, split="train[:25%]")[1], training(seed=3)[1])
+    assert config.opened == ["train", "test", "train[:25%]"]
 
 
 @pytest.mark.parametrize(

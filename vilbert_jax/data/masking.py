@@ -9,7 +9,7 @@ import numpy as np
 
 from vilbert_jax.metrics import box_iou
 
-RegionMaskingRecipe = Literal["hide_overlaps", "released", "released_multitask"]
+RegionMaskingRecipe = Literal["hide_overlaps", "readable_overlaps", "released", "released_multitask"]
 
 _TOKEN_HIDDEN, _TOKEN_REPLACED = 0.8, 0.9  # of the selected words: [MASK] below, a random id below, then unchanged
 _REGION_HIDDEN = 0.9  # of the selected regions; the others stay visible and are predicted all the same
@@ -75,6 +75,8 @@ def mask_regions(
     * ``"hide_overlaps"``: every region whose IoU with a hidden selected one is above 0.4 is hidden too, since it shows
       the pixels to be predicted. It is not predicted for that; but a region that was selected to stay visible and must
       be hidden now counts as a masked one, with its own overlaps. The global feature is the mean of the visible rows.
+    * ``"readable_overlaps"``: overlaps stay visible; the global feature is the mean of the visible rows. It differs
+      from the first in the leak alone, and is there to measure that.
     * ``"released"``: vilbert_beta. Overlaps stay visible; the sum is divided by the number of boxes, hidden or not.
     * ``"released_multitask"``: vilbert-multi-task. Overlaps stay visible, and yet the sum, which holds them, is divided
       by the number of boxes that overlap no selected one. The released code needs exactly 36 boxes; here any number.
@@ -82,13 +84,15 @@ def mask_regions(
     Args:
         boxes: [n,4] x1, y1, x2, y2 in pixels.
         draws: [n] uniform in 0..1.
-        recipe: one of the three above.
+        recipe: one of the four above.
         rate: probability of being selected.
     """
     selected = draws < rate
     hidden = _share_of_rate(draws, selected, rate) < _REGION_HIDDEN
     if recipe == "released":
         return MaskedRegions(selected, hidden, max(len(boxes), 1))
+    if recipe == "readable_overlaps":
+        return MaskedRegions(selected, hidden, max(int((~hidden).sum()), 1))
     overlapping = box_iou(boxes[selected], boxes) > _OVERLAP  # a row for each selected one: the others hide nothing
     if recipe == "released_multitask":
         apart = ~overlapping.any(axis=0)

@@ -74,7 +74,7 @@ class DataConfig(Protocol[S_co]):
 def make_dataset(
     config: DataConfig[S], split: str = "train", host_index: int = 0, host_count: int = 1, workers: int = 0
 ) -> "Dataset[S]":
-    """Opens a split: ``train`` is endless and shuffled, any other is read once in order.
+    """Opens a split: ``train`` or a slice of it is endless and shuffled, any other is read once in order.
 
     Args:
         config: opens its source and holds ``batch_size`` (of the global batch) and ``seed``.
@@ -88,7 +88,11 @@ def make_dataset(
     """
     placement = {"host_index": host_index, "host_count": host_count, "workers": workers}
     return Dataset(
-        config.open(split), batch_size=config.batch_size, seed=config.seed, shuffle=split == "train", **placement
+        config.open(split),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=split.partition("[")[0] == "train",
+        **placement,
     )
 
 

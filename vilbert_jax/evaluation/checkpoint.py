@@ -1,5 +1,6 @@
 """A checkpoint opened for an evaluation: its model, its parameters on the mesh, what is known about it."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from vilbert_jax.checkpoints.agreement import Outputs, check_data, check_outputs
 from vilbert_jax.checkpoints.conversion import fingerprint
 from vilbert_jax.checkpoints.pretrained import load_source
 from vilbert_jax.checkpoints.sources import open_source
+from vilbert_jax.config import DType
 from vilbert_jax.data.examples import Examples
 from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS
 from vilbert_jax.errors import InputError
@@ -33,6 +35,7 @@ def load_for(
     *,
     outputs_stated: bool,
     allow_other_features: bool,
+    dtype: DType,
 ) -> Loaded:
     """Loads the heads that a task reads, on the active mesh.
 
@@ -43,6 +46,7 @@ def load_for(
         outputs: what the outputs of answer heads mean in the data.
         outputs_stated: the user named them for this very checkpoint.
         allow_other_features: go on although it was trained on other region features.
+        dtype: of the computation, whatever it was in training: in bfloat16 scores of many pairs are equal.
 
     Raises:
         InputError: no checkpoint is named, it lacks a head, or it does not belong to the data.
@@ -64,8 +68,8 @@ def load_for(
         ignoring=NOT_READ_BY_TASKS,
     )
     check_outputs(source, heads, outputs, stated=outputs_stated)
-    model, params = load_source(source, heads=heads)
+    model, params = load_source(source, config=dataclasses.replace(source.config, dtype=dtype), heads=heads)
     assert isinstance(model, ViLBERTForTasks)
     mark = fingerprint({path: np.asarray(leaf) for path, leaf in named_leaves(params).items()})
-    facts = {"name": checkpoint, "kind": source.kind, "parameters": mark}
+    facts = {"name": checkpoint, "kind": source.kind, "parameters": mark, "dtype": dtype}
     return Loaded(model, params, facts | {"provenance": source.described_provenance()})

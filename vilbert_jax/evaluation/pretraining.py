@@ -4,6 +4,7 @@ What is masked, and which captions are exchanged, is a pure function of the seed
 under one recipe can be scored on data that another one masked.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from vilbert_jax.checkpoints.agreement import check_data
 from vilbert_jax.checkpoints.conversion import PRETRAINING_HEADS, fingerprint
 from vilbert_jax.checkpoints.pretrained import load_source
 from vilbert_jax.checkpoints.sources import Source, open_source
-from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.config import DType, ViLBERTConfig
 from vilbert_jax.data.pipeline import Dataset
 from vilbert_jax.data.pretraining import PretrainingDataConfig, PretrainingSource
 from vilbert_jax.data.region_store import RegionStore
@@ -107,7 +108,12 @@ def open_held_out(config: PretrainingDataConfig, split: str, mesh: Mesh) -> Held
 
 
 def load(
-    source: Source, data: PretrainingSource, config: PretrainingDataConfig, *, allow_other_features: bool
+    source: Source,
+    data: PretrainingSource,
+    config: PretrainingDataConfig,
+    *,
+    allow_other_features: bool,
+    dtype: DType,
 ) -> Loaded:
     """Loads the model on the active mesh.
 
@@ -116,16 +122,17 @@ def load(
         data: that it is to be scored on.
         config: what ``data`` was opened with.
         allow_other_features: go on although it was trained on other region features.
+        dtype: of the computation, whatever it was in training.
 
     Raises:
         InputError: it does not belong to the data.
     """
     check_data(source, tokenizer=data.tokenizer, contract=data.contract, allow_other_features=allow_other_features)
     pretraining.check_fit(source.config, data, config.text_length, num_microbatches=1)
-    model, params = load_source(source, heads=PRETRAINING_HEADS)
+    model, params = load_source(source, config=dataclasses.replace(source.config, dtype=dtype), heads=PRETRAINING_HEADS)
     assert isinstance(model, ViLBERTForPretraining)
     mark = fingerprint({path: np.asarray(leaf) for path, leaf in named_leaves(params).items()})
-    facts = {"name": source.origin, "kind": source.kind, "parameters": mark}
+    facts = {"name": source.origin, "kind": source.kind, "parameters": mark, "dtype": dtype}
     return Loaded(model, params, facts | {"provenance": source.described_provenance()})
 
 
