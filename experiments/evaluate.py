@@ -52,7 +52,8 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
 
 
 FLAGS = {"checkpoint": "What to evaluate.", "split": "Of the data; default: the config's eval_split."}
-run = functools.partial(cli.run, main, folder="output", ending="-evaluation", flags=FLAGS)
+RECIPE = ("task", "recipes of a task, such as configs/vqa.py")
+run = functools.partial(cli.run, main, folder="output", ending="-evaluation", flags=FLAGS, recipe=RECIPE)
 
 if __name__ == "__main__":
     run()

@@ -48,7 +48,8 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
 
 
 FLAGS = {"checkpoint": "What to score.", "split": "Of the data; default: the config's eval_split."}
-run = functools.partial(cli.run, main, folder="output", ending="-evaluation", flags=FLAGS)
+RECIPE = ("masked_losses_on", "recipes of pre-training, such as configs/tiny.py")
+run = functools.partial(cli.run, main, folder="output", ending="-evaluation", flags=FLAGS, recipe=RECIPE)
 
 if __name__ == "__main__":
     run()

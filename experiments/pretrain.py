@@ -70,4 +70,4 @@ def main(config: Any, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, recipe=("masked_losses_on", "recipes of pre-training, such as configs/tiny.py"))

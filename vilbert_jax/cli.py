@@ -31,6 +31,7 @@ def run(
     folder: str = "workdir",
     ending: str = "",
     flags: Mapping[str, str] | None = None,
+    recipe: tuple[str, str] | None = None,
 ) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
 
@@ -41,12 +42,17 @@ def run(
         folder: name of the flag that says where to write.
         ending: of the folder's default name.
         flags: what further flags are for, by name; one that is not given is empty.
+        recipe: a key that only recipes for this program have, and which recipes those are.
     """
 
     def parsed() -> int | None:
-        config, path, further = parse(
-            sys.argv if argv is None else argv, folder=folder, ending=ending, flags=flags or {}
-        )
+        given = sys.argv if argv is None else argv
+        config, path, further = parse(given, folder=folder, ending=ending, flags=flags or {})
+        if recipe is not None and recipe[0] not in config:
+            raise InputError(
+                f"this config has no entry {recipe[0]!r}, so it is for another program: "
+                f"{pathlib.Path(given[0]).name} takes {recipe[1]}"
+            )
         return main(config, path, **further)
 
     guarded(parsed)

@@ -125,6 +125,18 @@ def test_the_program_gets_what_was_parsed(recipe, capfd):
     assert capfd.readouterr().err.startswith("error: --config.stepz does not exist")
 
 
+def test_a_recipe_for_another_program_is_refused(recipe, capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda *_: 0, ["tools/train.py", recipe], recipe=("task", "recipes of a task"))
+    assert exit_info.value.code == 2
+    assert capfd.readouterr().err == (
+        "error: this config has no entry 'task', so it is for another program: train.py takes recipes of a task\n"
+    )
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda *_: 0, ["train.py", recipe], recipe=("steps", "any"))
+    assert exit_info.value.code == 0
+
+
 # --- how programs end
 
 

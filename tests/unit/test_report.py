@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vilbert_jax.errors import InputError
+from vilbert_jax.training import report
 from vilbert_jax.training.report import read_panels, write_report
 
 
@@ -36,6 +39,18 @@ def test_a_picture_is_written(tmp_path, steps):
     with Image.open(tmp_path / "report.png") as picture:
         assert picture.width > 1500
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50  # not blank
+
+
+@pytest.mark.parametrize("whole", [1.0, 100.0])
+@pytest.mark.parametrize("reached", [0.02, 0.5, 0.99])
+def test_accuracies_lie_inside_their_axis_as_shares_and_in_percent(whole, reached):
+    figure = Figure()
+    values = whole * np.linspace(0.01, reached, 5)
+    report._set_range(figure.add_subplot(), "accuracy", values, 10)
+    low, high = figure.axes[0].get_ylim()
+    assert low < values.min()
+    assert values.max() < high
+    assert high <= 1.02 * whole
 
 
 def test_no_metrics_is_an_error(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import huggingface_hub
 import huggingface_hub.constants
 import huggingface_hub.errors
+import jax
 import numpy as np
 import pytest
 from tiny_weights import (
@@ -208,6 +209,20 @@ def test_one_wrong_tensor_in_a_file_is_refused_by_name(tmp_path, change):
         "extra": "not understood: surplus [3, 2]",
         "misshaped": f"misshaped: {name}: [3, 2] in the file, [8, 12] by the config",
     }[change] in message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("wanted", [np.empty((CONFIG.text.width,), np.float32), None], ids=["host", "device"])
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value, wanted):
+    tensors = released_state_dict()
+    tensors["bert.embeddings.LayerNorm.bias"] = np.full_like(tensors["bert.embeddings.LayerNorm.bias"], value)
+    write_released(tmp_path / "model.safetensors", tensors=tensors)
+    source, path = open_source(tmp_path / "model.safetensors"), "trunk/text_embeddings/norm/bias"
+    if wanted is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = jax.ShapeDtypeStruct((CONFIG.text.width,), np.float32, sharding=sharding)
+    with pytest.raises(vj.InputError, match=rf"{path}: the file holds values that are not finite \(0\.0% are\)"):
+        source.read({path: wanted})
 
 
 def test_a_trunk_without_heads_is_a_source(tmp_path):

@@ -86,20 +86,29 @@ def other_streams(what: str, theirs: int, ours: int) -> str:
 def reader(tensors: Mapping[str, LazyTensor]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """``Source.read`` for tensors in a file, by path."""
 
-    def place(tensor: LazyTensor, wanted: Any) -> Any:
+    def finite(path: str, values: np.ndarray) -> np.ndarray:
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{path}: the file holds values that are not finite ({np.isfinite(values).mean():.1%} are), so the "
+                "training diverged or the file is damaged: take an earlier checkpoint, or get the file again"
+            )
+        return values
+
+    def place(path: str, wanted: Any) -> Any:
+        tensor = tensors[path]
         if isinstance(wanted, np.ndarray):
-            return np.asarray(tensor.read(()), wanted.dtype)
+            return finite(path, np.asarray(tensor.read(()), wanted.dtype))
         parts: dict[str, np.ndarray] = {}  # copies on several devices of this host are read once
 
         def part(index: Index | None) -> np.ndarray:
             if str(index) not in parts:
                 # A copy of its own: JAX may use the memory it is given, and the file can change under a memory map.
-                parts[str(index)] = np.array(tensor.read(index or ()), wanted.dtype, order="C")
+                parts[str(index)] = finite(path, np.array(tensor.read(index or ()), wanted.dtype, order="C"))
             return parts[str(index)]
 
         return jax.make_array_from_callback(wanted.shape, wanted.sharding, part)
 
-    return lambda abstract: {path: place(tensors[path], wanted) for path, wanted in abstract.items()}
+    return lambda abstract: {path: place(path, wanted) for path, wanted in abstract.items()}
 
 
 def _sha256(path: Path) -> str:

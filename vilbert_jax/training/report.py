@@ -110,9 +110,10 @@ def _draw(axis: Axes, name: str, curves: Curves, colors: dict[str, str], last_st
 def _set_range(axis: Axes, name: str, values: np.ndarray, last_step: float) -> None:
     low, high = values.min(), values.max()
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    whole = 1.0 if high <= 1 else 100.0  # pre-training logs shares, tasks log percent
     low, high = low - margin, high + margin
     if "accuracy" in name:
-        low, high = max(low, -0.02), min(high, 1.02)
+        low, high = max(low, -0.02 * whole), min(high, 1.02 * whole)
     axis.set_ylim(low, high)
     axis.set_xlim(-0.02 * last_step, 1.02 * last_step)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
