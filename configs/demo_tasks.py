@@ -12,18 +12,11 @@ Expect   docs/tasks.md has the scores.
 
 from ml_collections import ConfigDict
 
+from vilbert_jax.ablation.recipe import grid_recipe
+
 
 def get_config() -> ConfigDict:
-    """Three variants, every task by its own recipe; configs/ablation.py explains the entries."""
-    config = ConfigDict()
-    config.data_dir = ""
-    config.reference = "pretrained"
-    config.seeds = (0,)
-    config.only_variants = config.only_columns = ""
-    config.parallel, config.gpus = 0, ""
-    config.report_only = False
-    config.pretraining = ConfigDict(dict(recipe="configs/tiny.py", flags=()))
-    config.finetuning = ConfigDict(dict(flags=()))
+    """Three variants, every task by its own recipe."""
     variants = {
         "pretrained": dict(title="with pre-training"),
         "scratch": dict(title="without pre-training", pretrained=False),
@@ -44,6 +37,4 @@ def get_config() -> ConfigDict:
             title="zero-shot R@1", recipe="configs/zero_shot_flickr30k.py:scenes", trained=False, **retrieval
         ),
     }
-    config.variants = ConfigDict(variants, sort_keys=False)
-    config.columns = ConfigDict(columns, sort_keys=False)
-    return config
+    return grid_recipe(variants=variants, columns=columns, pretraining="configs/tiny.py", reference="pretrained")

@@ -57,14 +57,19 @@ def test_a_grid_of_trainings_becomes_a_table_and_is_not_run_again(data, tmp_path
     first = subprocess.run(command, **run)
     logs = "\n".join(path.read_text() for path in tmp_path.rglob("log.txt"))
     assert first.returncode == 0, first.stderr + logs
-    rows = table(tmp_path / "grid")
-    assert [(row["variant"], row["column"], row["status"]) for row in rows] == [
-        ("single_stream", "vqa", "done"), ("single_stream_scratch", "vqa", "done"),
+    everything = table(tmp_path / "grid")  # of the whole grid, of which this is a part
+    rows = [row for row in everything if row["status"] == "done"]
+    assert [(row["variant"], row["column"]) for row in rows] == [
+        ("single_stream", "vqa"), ("single_stream_scratch", "vqa"),
     ]  # fmt: skip
+    assert {row["status"] for row in everything} == {"done", "missing", "empty"}
     for row in rows:
         scored = tmp_path / "grid" / "seed0" / row["variant"] / "vqa" / "evaluation" / "metrics.json"
         assert float(row["value"]) == json.loads(scored.read_text())["metrics"]["accuracy"]
     assert "one stream, as in the paper" in first.stdout
+    shown = next(line.strip() for line in first.stdout.splitlines() if "experiments/ablate.py" in line)
+    assert shown.startswith("python experiments/ablate.py --config=configs/ablation.py:scenes '--config.seeds=(0,)'")
+    assert "grid" not in shown
 
     before = (tmp_path / "grid" / "ablation.csv").read_bytes()
     again = subprocess.run(command, **run)
@@ -83,10 +88,10 @@ from vilbert_jax.config import ViLBERTConfig
 def get_config():
     model = ConfigDict(dataclasses.asdict(ViLBERTConfig.tiny()))
     return ConfigDict(dict(model=model, text_length=8, max_regions=4, steps=3, broken=False, seed=0, data_dir="",
-                           init_from=""))
+                           init_from="", task="for fine-tuning", masked_losses_on="all"))
 """
 GRID = """
-from ml_collections import ConfigDict
+from vilbert_jax.ablation.recipe import grid_recipe
 
 def get_config():
     columns = {
@@ -98,11 +103,7 @@ def get_config():
         "plain": dict(title="two streams, not pre-trained", pretrained=False),
         "one": dict(title="one stream", model=("num_streams=1",), pretraining=("broken=False",)),
     }
-    return ConfigDict(dict(
-        data_dir="", reference="two", seeds=(0, 1), parallel=4, gpus="", only_variants="", only_columns="",
-        report_only=False, pretraining=dict(recipe="configs/task.py", flags=()), finetuning=dict(flags=()),
-        variants=ConfigDict(variants, sort_keys=False), columns=ConfigDict(columns, sort_keys=False),
-    ))
+    return grid_recipe(variants=variants, columns=columns, pretraining="configs/task.py", seeds=(0, 1))
 """
 
 
@@ -144,18 +145,48 @@ def test_a_failed_run_is_named_its_cells_too_and_the_rest_is_done(project, capsy
     assert {found[key] for key in found if key[0] == "two"} == {"done"}
     assert found["plain", "zero", "0"] == "empty"
 
-    # mended, it must not go on unnoticed with what the broken command left
-    assert ablate(project) == 2
-    assert "had --config.broken=True, now --config.broken=False" in capsys.readouterr().err
-    for seed in (0, 1):
-        (project / "grid" / f"seed{seed}" / "one" / "pretraining" / "run.json").unlink()
+    # a report without running says the same
+    assert ablate(project, broken, "--config.report_only=True") == 0
+    assert statuses(project / "grid") == found
+    # mended, what had got nowhere starts again
+    assert ablate(project) == 0
+    assert "failed" not in statuses(project / "grid").values()
+    # but what is done stays what it was
+    assert ablate(project, "--config.variants.one.pretraining=('broken=False','steps=4')") == 2
+    assert "had nothing, now --config.steps=4" in capsys.readouterr().err
+
+
+def test_an_edited_recipe_is_refused_like_a_changed_flag(project, capsys):
+    assert ablate(project) == 0
+    recipe = project / "configs" / "task.py"
+    recipe.write_text("# another comment\n" + recipe.read_text())
+    assert ablate(project, "--config.report_only=True") == 0
+    recipe.write_text(recipe.read_text().replace("steps=3", "steps=14"))
+    for flags in ((), ("--config.report_only=True",)):
+        capsys.readouterr()
+        assert ablate(project, *flags) == 2
+        assert "pretraining: steps was 3, now 14" in capsys.readouterr().err
+
+
+def test_a_score_that_cannot_be_read_is_named_and_the_rest_is_written(project, capsys):
+    assert ablate(project) == 0
+    scores = project / "grid" / "seed1" / "two" / "vqa" / "evaluation" / "metrics.json"
+    scores.write_text('{"metrics": {"accuracy": NaN}}')
+    assert ablate(project) == 1
+    said = capsys.readouterr()
+    assert f"{scores}: accuracy is nan, which is no finite number" in said.err
+    assert "* failed: two, vqa, seed 1\n" in said.out
+    found = statuses(project / "grid")
+    assert [key for key in found if found[key] == "failed"] == [("two", "vqa", "1")]
+    scores.unlink()
     assert ablate(project) == 0
     assert "failed" not in statuses(project / "grid").values()
 
 
 def test_a_part_of_the_grid_comes_first_and_the_rest_later(project, capsys):
     assert ablate(project, "--config.only_variants=one", "--config.only_columns=zero", "--config.seeds=(1,)") == 0
-    assert statuses(project / "grid") == {("one", "zero", "1"): "done"}
+    assert statuses(project / "grid")["one", "zero", "1"] == "done"
+    assert len(attempts(project / "grid")) == 4
     assert ablate(project, "--config.report_only=True") == 0
     found = statuses(project / "grid")
     assert found["one", "zero", "1"] == "done"
@@ -171,10 +202,13 @@ def test_a_part_of_the_grid_comes_first_and_the_rest_later(project, capsys):
     ("flag", "words"),
     [
         ("--config.only_columns=vcr", "only_columns names 'vcr'"),
+        ("--config.reference=three", "the reference 'three' is no variant"),
+        ("--config.variants.two.title=a|b", "has the title 'a|b'"),
+        ("--config.gpus=one", "expected numbers, each once"),
         ("--config.seeds=(0,0)", "seeds of the grid have 0 twice"),
         ("--config.finetuning.flags=('rate=1',)", "seed0/two/vqa/training cannot be run: --config.rate does not exist"),
         ("--config.pretraining.recipe=configs/none.py", "there is no config file 'configs/none.py'"),
-        ("--config.gpus=0,1", "gpus='0,1' are for 2 runs"),
+        ("--config.parallel=-2", "parallel is -2"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_written(project, capsys, flag, words):

@@ -41,10 +41,11 @@ if given.get("config.stubborn") == "True":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
     signal.signal(signal.SIGTERM, stop)
-saved = folder / "saved.json"
+(folder / "checkpoints").mkdir(exist_ok=True)
+saved = folder / "checkpoints" / "saved.json"
 steps = json.loads(saved.read_text()) if saved.exists() else []
 start = given.get("config.init_from")
-base = json.loads((pathlib.Path(start) / "saved.json").read_text()) if start else [0]
+base = json.loads((pathlib.Path(start) / "checkpoints" / "saved.json").read_text()) if start else [0]
 (folder / "started").touch()
 while len(steps) < int(given.get("config.steps", 3)):
     if asked:
@@ -61,7 +62,7 @@ for name in ("examples.png", "report.png"):
 EVALUATION = (
     COMMON
     + """
-steps = json.loads((pathlib.Path(given["checkpoint"]) / "saved.json").read_text())
+steps = json.loads((pathlib.Path(given["checkpoint"]) / "checkpoints" / "saved.json").read_text())
 part = folder / "part"
 part.write_text(json.dumps({"metrics": {"accuracy": digits(str(steps), given["split"]) / 2}}))
 part.replace(folder / "metrics.json")

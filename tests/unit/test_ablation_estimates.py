@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -123,6 +124,9 @@ def test_same_runs():
     assert same_runs(toy.BY_NAME["two_stream"], toy.BY_NAME["data_100"])
     assert not same_runs(toy.BY_NAME["two_stream"], toy.BY_NAME["data_25"])
     assert not same_runs(toy.BY_NAME["two_stream"], toy.BY_NAME["two_stream_scratch"])
+    # A start from BERT is another training than one at random, with pre-training and without.
+    for one in (toy.BY_NAME["two_stream"], toy.BY_NAME["data_0"]):
+        assert not same_runs(one, dataclasses.replace(one, init_from="bert-base-uncased"))
     # What a pre-training would have been makes no difference where there is none.
     plain = Variant(name="a", title="a", pretrained=False, pretraining=("seed=3",))
     assert same_runs(plain, toy.BY_NAME["data_0"])

@@ -43,8 +43,8 @@ def attempts(folder):
 def bytes_of(folder, plan, results):
     """The tables of a grid, with facts that do not depend on the clock."""
     grid = fake_grid.GRID
-    values = read_values(plan, grid.variants, grid.columns, grid.seeds, results)
-    write_results(folder, grid.variants, grid.columns, values, Facts("", "", 0.0, 0.0, {}, "two"))
+    values, _ = read_values(plan, grid.columns, results)
+    write_results(folder, grid.variants, grid.columns, values, Facts("", [], 0.0, 0.0, 0.0, {}, "two"))
     return [(folder / name).read_bytes() for name in (MARKDOWN, CSV)]
 
 

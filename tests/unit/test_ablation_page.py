@@ -94,7 +94,7 @@ def models():
 
 
 def test_its_costs_follow_from_the_recipes():
-    rows, tasks, checked, total = table("Cost"), recipes(), set(), 0.0
+    rows, tasks, checked, total, disk = table("Cost"), recipes(), set(), 0.0, 0.0
     peaks = [0.4 * peak * 3600 for peak in PEAKS.values()]
     seen = set()
     for variant, model in models():
@@ -102,7 +102,9 @@ def test_its_costs_follow_from_the_recipes():
         if not variant.pretrained:
             exa["pretraining"] = 0.0
         key = (variant.pretrained, variant.model, variant.pretraining)
-        total += 0.0 if key in seen else sum(exa.values())
+        if key not in seen:
+            total += sum(exa.values())
+            disk += model.num_parameters() * (3 * 12 * variant.pretrained + 4 * (12 + 4))  # kept checkpoints, best ones
         seen.add(key)
         if variant.name not in rows:
             continue
@@ -116,5 +118,8 @@ def test_its_costs_follow_from_the_recipes():
         assert cells[8:] == [f"{hours[0]:.1f}", f"{hours[1]:.1f}", f"{hours[2]:.0f}"], variant.name
     assert checked == rows.keys()
     assert f"{total:.0f} EFLOP a seed:\nabout {total * 1e18 / peaks[0]:.0f} A100 hours" in PAGE
-    assert sum(key[0] for key in seen) == 14
-    assert len(seen) == 18
+    assert sum(key[0] for key in seen) == 15
+    assert len(seen) == 19
+    assert "is 15 pre-trainings and 19 times four fine-tunings" in PAGE
+    assert f"{3 * total * 1e18 / peaks[0]:.0f} for three seeds" in PAGE
+    assert f"about {disk / 1e12:.2f} TB a seed" in PAGE

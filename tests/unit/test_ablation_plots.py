@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import toy_grid as toy
@@ -28,6 +30,8 @@ def test_plots_are_slides(tmp_path):
     drawn = draw_plots(tmp_path, toy.VARIANTS, toy.COLUMNS, results, TWO)
     assert drawn.keys() == {"models", "data", "differences"}
     assert sorted(drawn.values()) == sorted(path.name for path in tmp_path.iterdir())
+    draw_plots(tmp_path, toy.VARIANTS, toy.COLUMNS, results, TWO)  # over those that are there
+    assert sorted(drawn.values()) == sorted(path.name for path in tmp_path.iterdir())
     for name in drawn.values():
         with Image.open(tmp_path / name) as picture:
             assert picture.size == (2000, 1125)
@@ -52,13 +56,37 @@ def test_a_bar_with_and_one_without_pretraining():
     assert diamonds(axes) == []  # the paper's figures are of other data
 
 
+@pytest.mark.parametrize(
+    ("given", "rows", "title"),
+    [
+        ({"two_stream": [60.0], "single_stream": [40.0]}, [(0, 60.0), (1, 40.0)], "Models, with pre-training, percent"),
+        ({"two_stream_scratch": [50.0]}, [(0, 50.0)], "Models, without pre-training, percent"),
+    ],
+)
+def test_one_kind_of_bars_alone_stands_in_the_middle(given, rows, title):
+    figure = _models(toy.VARIANTS, [toy.QUESTIONS], toy.results(given))
+    assert bars(figure.axes[0]) == rows
+    assert figure.get_suptitle() == title
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert labels[0] == title.removeprefix("Models, ").removesuffix(", percent")
+    assert not any("pre-training" in label for label in labels[1:])
+
+
+def test_models_are_shown_in_their_own_columns():
+    """The reference has a cell in every column; its bar alone compares nothing."""
+    other = dataclasses.replace(toy.ZERO_SHOT, groups=("objectives",))
+    values = toy.values({"two_stream": [60.0]}) + toy.values({"two_stream": [10.0]}, other)
+    results = Results(toy.VARIANTS, [toy.QUESTIONS, other], values, reference="two_stream")
+    assert [axes.get_title() for axes in _models(toy.VARIANTS, [toy.QUESTIONS, other], results).axes] == ["VQA"]
+
+
 def test_a_model_that_is_only_fine_tuned_has_a_row_of_its_own():
     variants = [TWO, Variant(name="other", title="other", group="models", pretrained=False, model=("co_width=48",))]
     results = Results(variants, [REAL], [])
     assert _models(variants, [REAL], results) is None
     results = Results(variants, [REAL], [v._replace(variant="other") for v in toy.values({"two_stream": [7.0]})])
     (axes,) = _models(variants, [REAL], results).axes
-    assert bars(axes) == [(1.2, 7.0)]
+    assert bars(axes) == [(0, 7.0)]
 
 
 def test_the_papers_figures_stand_on_real_data():

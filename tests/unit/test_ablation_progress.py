@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from vilbert_jax.ablation.progress import RunsBar, progress
-from vilbert_jax.ablation.records import Run
+from vilbert_jax.ablation.runs import Run
 
 HERE = pathlib.Path("x")
 

@@ -36,6 +36,7 @@ def column(recipe, metric, split="validation"):
         ("depth_8", column("zero_shot_flickr30k.py", "caption_to_image/recall@1"), 32.80, True),
         ("data_25", column("zero_shot_flickr30k.py", "caption_to_image/recall@1"), 20.40, False),
         ("data_100", column("vqa.py", "accuracy"), 70.55, True),
+        ("masking_released", column("zero_shot_flickr30k.py", "caption_to_image/recall@1"), 31.86, True),
     ],
     ids=str,
 )

@@ -1,13 +1,16 @@
 import csv
 import dataclasses
+import itertools
 import random
 import re
+import runpy
 
 import pytest
 import toy_grid as toy
 
+from vilbert_jax.ablation import published
 from vilbert_jax.ablation.estimates import Results
-from vilbert_jax.ablation.grid import Value, Variant
+from vilbert_jax.ablation.grid import Grid, Value, Variant
 from vilbert_jax.ablation.report import CSV, MARKDOWN, write_results
 from vilbert_jax.ablation.tables import (
     PAPER,
@@ -129,6 +132,26 @@ def test_the_paper_has_no_difference_between_two_trainings_of_its_one_model():
     assert difference_table(variants, [toy.QUESTIONS], results, TWO)[1:] == [["6 layers", "-1.0"]]
 
 
+@pytest.mark.parametrize(("data", "base"), [("real", "depth_6"), ("scenes", "depth_2")])
+def test_depths_are_compared_with_the_papers_row_of_the_same_depth(data, base):
+    """The small model has two co-attention layers: what the paper has of its six must not stand for it."""
+    grid = Grid.from_dict(runpy.run_path("configs/ablation.py")["get_config"](data).to_dict())
+    reference = next(variant for variant in grid.variants if variant.name == grid.reference)
+    columns = [column for column in grid.columns if column.name in ("flickr30k", "zero_shot")]
+    results = Results(grid.variants, columns, [], reference=grid.reference)
+    table = difference_table(grid.variants, columns, results, reference)
+    below = {line[0]: after[1:] for line, after in itertools.pairwise(table) if after[0] == PAPER}
+    figures = {name: published.figures(name) for name in published._ROWS | {"depth_6": ()}}
+    shown = {int(title.split()[0]): cells for title, cells in below.items() if "co-attention layers" in title}
+    assert shown.keys() == {2, 4, 6, 8} - {int(base[-1])}
+    for depth, cells in shown.items():
+        ours, theirs = figures[f"depth_{depth}"], figures[base]
+        expected = [ours[m].value - theirs[m].value for m in ("Flickr30k R@1", "Flickr30k zero-shot R@1")]
+        assert [float(cell.split()[0]) for cell in cells] == pytest.approx(expected, abs=0.006)
+    assert below["25 % of the pairs"][0] == "-5.12 [r]"  # 53.08 less 58.20, whatever the depth
+    assert "one stream, as in the paper" not in below  # the paper has no retrieval by it
+
+
 def test_what_pretraining_adds():
     given = {"two_stream": [50.0, 60.0], "two_stream_scratch": [40.0, 49.0], "data_0": [30.0, 30.0]}
     table = pretraining_table(toy.VARIANTS, [toy.QUESTIONS], toy.results({**given, "data_100": [50.0, 60.0]}))
@@ -191,8 +214,29 @@ def test_the_page_has_a_table_a_group_and_its_plots(written):
     assert "VQA: VQA v2 test-dev; zero-shot: Flickr30k zero-shot R@1." in page
     assert "only the directions of differences can be compared" in page
     assert "## Failed or missing\n\nNone of 54." in page
+    assert "* machine: a machine\n" in page
     assert page.endswith("wall time: 30 minutes\n* processor time, cores held by runs: 2.0 hours\n")
+    share = page.split("## Share of the pre-training data")[1].split("##")[0]
+    assert "two streams" not in share  # "100 %" is the same training
+    assert "Intervals cover the seeds of training alone" in page
     assert toy.FACTS.command in page
+
+
+def test_every_machine_and_its_gpu_hours_are_named(tmp_path):
+    facts = toy.FACTS._replace(machines=["one", "another"], gpu_seconds=3600.0)
+    write_results(tmp_path, toy.VARIANTS, toy.COLUMNS, toy.everything(), facts)
+    page = (tmp_path / MARKDOWN).read_text()
+    assert "* machine: one\n* machine: another\n" in page
+    assert page.endswith("\n* GPU time, GPUs held by runs: 1.0 hours\n")
+
+
+def test_operations_are_said_to_be_those_of_pretraining(tmp_path, written):
+    sizes = {"two_stream": (9, 10), "single_stream": (9, 11)}
+    write_results(tmp_path, toy.VARIANTS, toy.COLUMNS, toy.everything(), toy.FACTS._replace(sizes=sizes))
+    models, *others = (tmp_path / MARKDOWN).read_text().split("\n## ")[1:]
+    assert "Models that cost as many operations do so at these lengths; at those of the tasks they differ" in models
+    assert not any("operations" in other for other in others)
+    assert "operations" not in (written / MARKDOWN).read_text()  # nothing is said of sizes there
 
 
 def test_expected_false_alarms_are_counted(written):
@@ -201,6 +245,47 @@ def test_expected_false_alarms_are_counted(written):
     count = sum("±" in cell for line in table.splitlines() for cell in line.split("|"))
     assert count == 11
     assert f"if nothing differed, about 1 of these {count} would be bold" in table
+
+
+def test_one_seed_raises_no_alarms(tmp_path):
+    given = toy.values({"two_stream": [50.0], "single_stream": [8.0]})
+    write_results(tmp_path, toy.VARIANTS, toy.COLUMNS, given, toy.FACTS)
+    table = (tmp_path / MARKDOWN).read_text().split("## Does it help?")[1].split("##")[0]
+    assert "Score less that of the same seed of the reference.\n" in table
+    assert "would be bold" not in table
+
+
+SOME = dataclasses.replace(toy.ZERO_SHOT, groups=("objectives",))
+
+
+def test_a_column_for_some_groups_stands_in_their_tables_alone(tmp_path):
+    values = [
+        value
+        for value in toy.everything()
+        if value.column != SOME.name or value.variant in ("two_stream", "no_token_loss")
+    ]
+    write_results(tmp_path, toy.VARIANTS, [toy.QUESTIONS, SOME], [v for v in values if v.column != "region_loss"],
+                  toy.FACTS)  # fmt: skip
+    parts = {part.partition("\n")[0]: part for part in (tmp_path / MARKDOWN).read_text().split("\n## ")}
+    for heading in ("Models", "Share of the pre-training data", "Does pre-training help?"):
+        assert "zero-shot |" not in parts[heading]
+    objectives = parts["Objectives"].splitlines()
+    assert next(line for line in objectives if line.startswith("| two streams")).count("±") == 2  # the reference too
+    assert "zero-shot |" in parts["Objectives"]
+    differences = parts["Does it help? Differences to: two streams"]
+    lines = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in differences.splitlines() if "|" in line}
+    assert lines["one stream"] == ""
+    assert "±" in lines["no words"]
+    assert "None of 30." in parts["Failed or missing"]
+    cells = {(line["variant"], line["column"]) for line in csv.DictReader((tmp_path / CSV).read_text().splitlines())}
+    assert {variant for variant, column in cells if column == "zero_shot"} == {"two_stream", "no_token_loss"}
+
+
+def test_differences_leave_out_columns_of_the_reference_alone():
+    column = dataclasses.replace(toy.ZERO_SHOT, groups=("objectives",))
+    results = Results(toy.VARIANTS, [toy.QUESTIONS, column], toy.values({"two_stream": [1.0]}), reference="two_stream")
+    table = difference_table(toy.VARIANTS[:4], [toy.QUESTIONS, column], results, TWO)
+    assert table[0] == ["", "VQA"]
 
 
 def test_tables_of_real_data_do_not_warn_of_the_embedded(tmp_path):
@@ -230,6 +315,7 @@ def test_gaps_are_listed_by_name(tmp_path):
     assert "* failed: two_stream, questions, seed 0, 2\n" in gaps
     assert "* missing: single_stream, zero_shot, seed 0, 1, 2\n" in gaps
     assert "data_0, zero_shot" not in gaps
+    assert gaps.rstrip().endswith("delete that file, and its evaluation runs again.")
 
 
 def test_the_same_values_give_the_same_bytes_in_any_order(written, tmp_path):

@@ -295,7 +295,7 @@ def test_negatives_in_batches_do_not_depend_on_hosts(config):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"text_length": 2}, "text_length is 2"),
         ({"token_mask_rate": 1.5}, "token_mask_rate is 1.5"),
-        ({"region_masking": "none"}, "hide_overlaps, released, released_multitask"),
+        ({"region_masking": "none"}, "hide_overlaps, readable_overlaps, released, released_multitask"),
         ({"region_targets": "labels"}, "class_probs, features"),
         ({"num_nce_negatives": 20}, "region_targets='features'"),
         ({"num_nce_negatives": 20, "region_targets": "features", "batch_size": 1}, "batch_size is 1"),

@@ -31,7 +31,10 @@ COLUMNS = (
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 QUESTIONS, ZERO_SHOT, REGION_LOSS = COLUMNS
-FACTS = Facts("python experiments/ablate.py --config=x.py", "a machine", 7200.0, 1800.0, {}, "two_stream")
+FACTS = Facts(
+    command="python experiments/ablate.py --config=x.py", machines=["a machine"], core_seconds=7200.0, gpu_seconds=0.0,
+    wall_seconds=1800.0, sizes={}, reference="two_stream",
+)  # fmt: skip
 
 
 def values(scores, column=QUESTIONS):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit
 
-from vilbert_jax.ablation.grid import Column, Value, Variant
+from vilbert_jax.ablation.grid import Column, Value, Variant, has_cell
 from vilbert_jax.errors import InputError
 
 _CONFIDENCE = 0.95
@@ -54,18 +54,22 @@ class Results:
         seeds: all that occur, in ascending order.
     """
 
-    def __init__(self, variants: Sequence[Variant], columns: Sequence[Column], values: Iterable[Value]):
+    def __init__(
+        self, variants: Sequence[Variant], columns: Sequence[Column], values: Iterable[Value], *, reference: str = ""
+    ):
         """Sorts values into cells.
 
         Args:
             variants: of the grid.
             columns: of the grid.
             values: at most one for each variant, column and seed.
+            reference: name of the variant that has a cell in every column; others have where the column's groups say.
 
         Raises:
             InputError: a value belongs to no variant or column, or a second one to the same seed, or a value that is
                 done has no number, or another one has.
         """
+        self._reference = reference
         rows, names = {variant.name for variant in variants}, {column.name for column in columns}
         self._values: dict[tuple[str, str, int], Value] = {}
         for value in values:
@@ -78,6 +82,10 @@ class Results:
                 raise InputError(f"{where} is {value.value} and {value.status}: those that are done have a number.")
             self._values[value[:3]] = value
         self.seeds = tuple(sorted({value.seed for value in self._values.values()}))
+
+    def has(self, variant: Variant, column: Column) -> bool:
+        """Whether the grid has this cell."""
+        return has_cell(variant, column, self._reference)
 
     def cell(self, variant: Variant, column: Column) -> tuple[Value, ...]:
         """A value for every seed of the grid."""

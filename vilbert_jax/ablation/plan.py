@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vilbert_jax.ablation.grid import Column, Grid, Status, Value, Variant, placeholders
-from vilbert_jax.ablation.records import Result, Run
-from vilbert_jax.errors import InputError
+from vilbert_jax.ablation.grid import Column, Grid, Value, Variant
+from vilbert_jax.ablation.runs import Result, Run
 from vilbert_jax.evaluation.results import METRICS
 
 PRETRAIN, FINETUNE = "experiments/pretrain.py", "experiments/finetune.py"
@@ -34,7 +33,7 @@ class Plan(NamedTuple):
 
     Attributes:
         runs: by name, in order of preference: a seed after the other, a variant after the other.
-        evaluations: the run that gives a cell its value; None where there is nothing to evaluate.
+        evaluations: of every cell the run that gives it its value; None where there is nothing to evaluate.
     """
 
     runs: dict[str, Run]
@@ -69,6 +68,7 @@ def make_plan(grid: Grid, folder: Path, data_dir: Path) -> Plan:
         for seed in grid.seeds
         for variant in grid.variants
         for column in grid.columns
+        if grid.has_cell(variant, column)
     }
     return Plan(planner.runs, evaluations)
 
@@ -90,7 +90,6 @@ class _Planner:
         self._grid, self._folder = grid, folder
         self._shared = f"data_dir={data_dir}"
         self._names: dict[tuple[str, ...], str] = {}  # of commands without the folder they write to
-        self._columns = {column.name: column for column in grid.columns}
 
     def evaluation(self, variant: Variant, column: Column, seed: int) -> str | None:
         """Adds what gives the cell its value; returns the last run's name."""
@@ -100,28 +99,23 @@ class _Planner:
             source = self._pretraining(variant, seed)
         else:
             return None
-        needs, flags = [source], []
-        for flag in column.eval_flags:
-            for name in placeholders(flag):
-                other = self.evaluation(variant, self._columns[name], seed)
-                if other is None:
-                    return None
-                needs.append(other)
-                flag = flag.replace(f"{{{name}}}", str(self._folder / other))
-            flags.append(flag)
         # Of held-out pairs of pre-training, masked words and regions are drawn alike for all seeds.
-        own = (*column.flags, *variant.finetuning) if column.recipe else self._pretraining_flags(variant)
-        more = column.flags if not column.recipe else ()
+        if column.recipe:
+            flags = (*self._grid.finetuning_flags, *column.flags, *variant.finetuning)
+        else:
+            flags = (*self._pretraining_flags(variant), *column.flags)
+        # Trained in bfloat16, a model is scored in float32 all the same: in bfloat16 scores of many pairs are equal.
+        flags = (flag for flag in flags if not flag.startswith("model.dtype="))
         recipe = column.recipe or self._grid.pretraining
         command = (
             column.script,
             f"--config={recipe}",
-            *config_flags((*own, *more, *flags, self._shared)),
+            *config_flags((*flags, *column.eval_flags, self._shared)),
             f"--checkpoint={self._folder / source}",
             f"--split={column.split}",
         )
-        name = f"seed{seed}/{variant.name}/{column.name}/evaluation"
-        return self._add(name, command, "output", METRICS, needs, kind=("evaluation", recipe, *variant.model))
+        name, kind = f"seed{seed}/{variant.name}/{column.name}/evaluation", ("evaluation", recipe, *variant.model)
+        return self._add(name, command, "output", METRICS, (source,), kind=kind)
 
     def _pretraining(self, variant: Variant, seed: int) -> str:
         start = [f"init_from={variant.init_from}"] if variant.init_from else []
@@ -167,43 +161,45 @@ class _Planner:
         return known
 
 
-def read_values(
-    plan: Plan,
-    variants: Sequence[Variant],
-    columns: Sequence[Column],
-    seeds: Sequence[int],
-    results: Mapping[str, Result],
-) -> list[Value]:
-    """The value of every cell.
+def read_values(plan: Plan, columns: Sequence[Column], results: Mapping[str, Result]) -> tuple[list[Value], list[str]]:
+    """The value of every cell; a result that cannot be read, or is no finite number, counts as failed.
 
     Args:
         plan: of the grid.
-        variants: the rows.
-        columns: the columns.
-        seeds: the seeds.
+        columns: of the grid.
         results: what became of each run; of one that is not named, nothing.
 
-    Raises:
-        InputError: an evaluation has no such metric.
+    Returns:
+        The values, and of every result that cannot be used where it lies and what it is.
     """
-    values = []
-    for variant in variants:
-        for column in columns:
-            for seed in seeds:
-                name = plan.evaluations[Cell(variant.name, column.name, seed)]
-                value, status = (None, "empty") if name is None else _value(plan.runs[name], column, results.get(name))
-                values.append(Value(variant.name, column.name, seed, value, status))
-    return values
+    values: list[Value] = []
+    problems: dict[str, list[str]] = {column.name: [] for column in columns}
+    metric = {column.name: column.metric for column in columns}
+    for cell, name in plan.evaluations.items():
+        result = None if name is None else results.get(name)
+        value, status = None, "empty" if name is None else "failed" if result else "missing"
+        if name is not None and result == "done":
+            value = _score(plan.runs[name].leaves, metric[cell.column])
+            if isinstance(value, str):
+                problems[cell.column].append(value)
+                value = None
+            else:
+                status = "done"
+        values.append(Value(*cell, value, status))
+    return values, [problem for found in problems.values() for problem in dict.fromkeys(found)]
 
 
-def _value(run: Run, column: Column, result: Result | None) -> tuple[float | None, Status]:
-    if result != "done":
-        return None, "failed" if result else "missing"
-    metrics = json.loads(run.leaves.read_text())["metrics"] or {}
-    value = metrics.get(column.metric)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(
-            f"column {column.name} shows the metric {column.metric!r}, which is {value} in {run.leaves}; there are "
-            f"{', '.join(metrics) or 'none: the split has no labels'}"
-        )
-    return float(value), "done"
+def _score(path: Path, metric: str) -> float | str:
+    """One entry of metrics.json, or what is wrong with it."""
+    try:
+        metrics = json.loads(path.read_text("utf-8"))["metrics"]
+    except (ValueError, LookupError, TypeError):
+        return f"{path} is damaged; without it, its evaluation runs again"
+    if not isinstance(metrics, dict):
+        return f"{path} has no metrics: the split has no labels"
+    if metric not in metrics:
+        return f"{path} has no metric {metric!r}; there are {', '.join(metrics) or 'none'}"
+    score = metrics[metric]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        return f"{path}: {metric} is {score!r}, which is no finite number"
+    return float(score)

@@ -22,7 +22,7 @@ from vilbert_jax.ablation.estimates import (
     same_runs,
     without_pretraining,
 )
-from vilbert_jax.ablation.grid import Column, Variant
+from vilbert_jax.ablation.grid import Column, Variant, group_columns
 from vilbert_jax.ablation.panels import (
     BLUE,
     DPI,
@@ -42,6 +42,7 @@ from vilbert_jax.ablation.panels import (
 
 MODELS, DEPTH, DATA = "models", "depth", "data"  # groups that have plots of their own
 DIFFERENCES = "differences"  # the plot of all others
+_KINDS = {True: (BLUE, "with"), False: (SKY, "without")}  # pre-trained or not
 _OUTLIER = 3.0  # times the median extent: the axis goes no further, and an arrow stands for a mean out there
 
 
@@ -74,10 +75,12 @@ def draw_plots(
             DIFFERENCES: _differences(variants, columns, results, reference),
         }  # fmt: skip
         for name, figure in figures.items():
-            path = folder / f"ablation-{name}.png"
-            path.unlink(missing_ok=True)
-            if figure is not None:
-                figure.savefig(path, dpi=DPI, metadata={"Software": None})  # without a version: the same bytes
+            path, part = folder / f"ablation-{name}.png", folder / f".ablation-{name}.png.part"
+            if figure is None:
+                path.unlink(missing_ok=True)
+            else:  # without a version in it: the same bytes
+                figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+                part.replace(path)
     return {name: f"ablation-{name}.png" for name, figure in figures.items() if figure is not None}
 
 
@@ -85,7 +88,7 @@ def draw_plots(
 
 
 def _models(variants: Sequence[Variant], columns: Sequence[Column], results: Results) -> Figure | None:
-    """A panel a score, a row a model, a bar with pre-training and one without."""
+    """A panel a score, a row a model, a bar with pre-training and one without, as far as there are any."""
     members = [variant for variant in variants if variant.group == MODELS]
     plain = {variant: without_pretraining(variant, variants) for variant in members}
     rows = [
@@ -93,22 +96,29 @@ def _models(variants: Sequence[Variant], columns: Sequence[Column], results: Res
         for variant in members
         if variant not in plain.values()
     ]
-    shown = [c for c in columns if is_percentage(c) and any(results.scores(variant, c) for variant in members)]
+    scored = [c for c in group_columns(MODELS, columns) if is_percentage(c)]
+    shown = [c for c in scored if any(results.scores(variant, c) for variant in members)]
     if not shown:
         return None
+    kinds = [
+        kind for kind in _KINDS if any(results.scores(v, c) for v in members if v.pretrained == kind for c in shown)
+    ]
+    rows = [row for row in rows if any(variant and variant.pretrained in kinds for variant in row[1:])]
     figure, panels = make_panels(shown, share_y=True)
     for axes, column in zip(panels, shown, strict=True):
         ends = [1.0]
-        for row, (_, *pair) in enumerate(rows):
-            for variant, colour, y in zip(pair, (BLUE, SKY), (row - 0.2, row + 0.2), strict=True):
-                if variant is not None:
-                    ends.append(_bar(axes, y, [*results.scores(variant, column).values()], colour))
-                    ends.append(draw_paper(axes, variant, column, y, horizontal=True))
+        for place, (_, *pair) in enumerate(rows):
+            for variant in (variant for variant in pair if variant and variant.pretrained in kinds):
+                y = place if len(kinds) == 1 else place - 0.2 if variant.pretrained else place + 0.2
+                scores = [*results.scores(variant, column).values()]
+                ends.append(_bar(axes, y, scores, _KINDS[variant.pretrained][0]))
+                ends.append(draw_paper(axes, variant, column, y, horizontal=True))
         axes.set_xlim(0, 1.3 * max(ends))  # numbers stand on the right
         name_rows(axes, [title for title, *_ in rows])
         few_ticks(axes.xaxis)
-    handles = [Patch(color=BLUE, label="with pre-training"), Patch(color=SKY, label="without")]
-    finish(figure, "Models, with and without pre-training, percent", handles, shown, results)
+    handles = [Patch(color=colour, label=f"{label} pre-training") for colour, label in map(_KINDS.__getitem__, kinds)]
+    how = " and ".join(_KINDS[kind][1] for kind in kinds)
+    finish(figure, f"Models, {how} pre-training, percent", handles, shown, results)
     return figure
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tqdm
 
-from vilbert_jax.ablation.records import Run
+from vilbert_jax.ablation.runs import Run
 from vilbert_jax.progress import bar_interval
 
 SecondsByKind = Mapping[tuple[str, ...], float]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vilbert_jax.ablation import published, tables
 from vilbert_jax.ablation.estimates import Results, same_runs
-from vilbert_jax.ablation.grid import Column, Value, Variant
+from vilbert_jax.ablation.grid import Column, Value, Variant, group_columns
 from vilbert_jax.ablation.plots import DATA, DEPTH, DIFFERENCES, MODELS, draw_plots
 from vilbert_jax.errors import InputError
 
@@ -27,16 +27,18 @@ class Facts(NamedTuple):
 
     Attributes:
         command: that makes all of it again.
-        machine: processor or accelerator, cores, versions.
+        machines: processor or accelerator, cores, versions of each that runs were made on.
         core_seconds: seconds times cores of all runs, those that were killed or failed included.
+        gpu_seconds: the same of GPUs.
         wall_seconds: from the first start to the end, without the time in which nothing ran.
         sizes: variant -> (number of parameters, floating-point operations of a forward pass for one pair).
         reference: name of the variant that the others are compared with.
     """
 
     command: str
-    machine: str
+    machines: Sequence[str]
     core_seconds: float
+    gpu_seconds: float
     wall_seconds: float
     sizes: Mapping[str, tuple[int, int]]
     reference: str
@@ -61,7 +63,7 @@ def write_results(
     if reference is None:
         names = [variant.name for variant in variants]
         raise InputError(f"the reference {facts.reference!r} is no variant of the grid; it has {names}.")
-    results = Results(variants, columns, values)
+    results = Results(variants, columns, values, reference=reference.name)
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(folder, variants, columns, results, reference)
     _write(folder / CSV, csv_text(variants, columns, results))
@@ -75,7 +77,7 @@ def csv_text(variants: Sequence[Variant], columns: Sequence[Column], results: Re
     writer.writerow(_CSV_FIELDS)
     for variant in variants:
         for column in columns:
-            for cell in results.cell(variant, column):
+            for cell in results.cell(variant, column) if results.has(variant, column) else ():
                 value = "" if cell.value is None else repr(float(cell.value))
                 known = (variant.group, variant.name, column.name, column.metric, column.split)
                 writer.writerow([*known, cell.seed, cell.status, value])
@@ -106,28 +108,39 @@ def markdown_text(
         if not any(same_runs(variant, reference) for variant in members):
             members = [reference, *members]
         heading = _HEADINGS.get(group) or f"{group[:1].upper()}{group[1:]}" or "Variants"
-        table = tables.score_table(members, columns, results, facts.sizes)
-        parts += [f"## {heading}", tables.markdown(table), *_picture(heading, plots.get(group))]
+        table = tables.score_table(members, group_columns(group, columns), results, facts.sizes)
+        sizes = [_SIZES] if tables.FLOPS in table[0] else []
+        parts += [f"## {heading}", *sizes, tables.markdown(table), *_picture(heading, plots.get(group))]
     pretraining = tables.pretraining_table(variants, columns, results)
     if len(pretraining) > 1:
         parts += ["## Does pre-training help?", _PRETRAINING, tables.markdown(pretraining)]
     differences = tables.difference_table(variants, columns, results, reference)
     if len(differences) > 1:
         count = _num_intervals(differences)
-        note = _DIFFERENCES.format(count=count, chance=round(count / 20))
+        note = _DIFFERENCES + (_CHANCE.format(count=count, chance=round(count / 20)) if count else "")
         parts += [f"## Does it help? Differences to: {reference.title}", note, tables.markdown(differences)]
         parts += _picture("Differences", plots.get(DIFFERENCES))
     parts += ["## Failed or missing", _gaps(variants, columns, results), "## What it took", _cost(facts)]
     return "\n\n".join(parts) + "\n"
 
 
+_SIZES = (
+    "Forward FLOPs are those of a pair as long as in pre-training. Models that cost as many operations do so at these "
+    "lengths; at those of the tasks they differ."
+)
 _PRETRAINING = (
     "Score with pre-training less score without, of the same model, paired by seed. Bold: the 95 % interval leaves out "
     "zero."
 )
-_DIFFERENCES = (
-    "Score less that of the same seed of the reference. Bold: the 95 % interval leaves out zero; if nothing differed, "
-    "about {chance} of these {count} would be bold."
+_DIFFERENCES = "Score less that of the same seed of the reference."
+_CHANCE = (
+    " Bold: the 95 % interval leaves out zero; if nothing differed, about {chance} of these {count} would be bold."
+)
+
+
+_FAILED = (
+    "`log.txt` in the folder of a run says why it failed. A score that is no finite number, or a `metrics.json` that "
+    "cannot be read, counts as failed too; delete that file, and its evaluation runs again."
 )
 
 
@@ -135,9 +148,11 @@ def _introduction(variants: Sequence[Variant], columns: Sequence[Column], result
     seeds = ", ".join(map(str, results.seeds)) or "none yet"
     text = (
         f"Seeds: {seeds}. Every cell is the mean over seeds ± half the width of its 95 % interval (Student's t); one "
-        f"seed has no interval. Scores are percent, losses are nats. Reference: {reference.title}."
+        f"seed has no interval. Intervals cover the seeds of training alone: the test set is the same for all, and a "
+        "share of the data is always its first rows. Scores are percent, losses are nats. "
+        f"Reference: {reference.title}."
     )
-    with_figures = [c for c in columns if any(published.figure(variant.name, c) for variant in variants)]
+    with_figures = [c for c in columns if any(published.figure(v.name, c) for v in variants if results.has(v, c))]
     if not with_figures:
         return text
     named = "; ".join(f"{column.title}: {published.measure_of(column)}" for column in with_figures)
@@ -166,27 +181,29 @@ def _gaps(variants: Sequence[Variant], columns: Sequence[Column], results: Resul
     lines, num_done = [], 0
     for variant in variants:
         for column in columns:
-            cell = results.cell(variant, column)
+            cell = results.cell(variant, column) if results.has(variant, column) else ()
             num_done += sum(value.status == "done" for value in cell)
             for status in ("failed", "missing"):
                 seeds = ", ".join(str(value.seed) for value in cell if value.status == status)
                 if seeds:
                     lines.append(f"* {status}: {variant.name}, {column.name}, seed {seeds}")
-    return (
-        "\n".join([f"Values that are there: {num_done:,}. These are not:\n", *lines])
-        if lines
-        else f"None of {num_done:,}."
-    )
+    if not lines:
+        return f"None of {num_done:,}."
+    if any(line.startswith("* failed") for line in lines):
+        lines += ["", _FAILED]
+    return "\n".join([f"Values that are there: {num_done:,}. These are not:\n", *lines])
 
 
 def _cost(facts: Facts) -> str:
     lines = [
         f"    {facts.command}",
         "",
-        f"* machine: {facts.machine}",
+        *(f"* machine: {machine}" for machine in facts.machines or ["not recorded"]),
         f"* wall time: {_hours(facts.wall_seconds)}",
         f"* processor time, cores held by runs: {_hours(facts.core_seconds)}",
     ]
+    if facts.gpu_seconds:
+        lines.append(f"* GPU time, GPUs held by runs: {_hours(facts.gpu_seconds)}")
     return "\n".join(lines)
 
 

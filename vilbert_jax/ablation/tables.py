@@ -11,6 +11,7 @@ from vilbert_jax.ablation.estimates import (
     Results,
     distinct,
     estimate,
+    same_runs,
     without_pretraining,
 )
 from vilbert_jax.ablation.grid import Column, Variant
@@ -18,7 +19,7 @@ from vilbert_jax.ablation.grid import Column, Variant
 Table = list[list[str]]
 Sizes = Mapping[str, tuple[int, int]]  # variant -> (number of parameters, floating-point operations of a forward pass)
 
-PAPER = "*the paper*"
+PAPER, FLOPS = "*the paper*", "forward FLOPs"
 _NOTHING = "–"  # there is nothing to evaluate
 
 
@@ -41,7 +42,7 @@ def score_table(variants: Sequence[Variant], columns: Sequence[Column], results:
     """
     known = {variant.name: sizes[variant.name] for variant in variants if variant.name in sizes}
     differ = len(set(known.values())) > 1
-    before = ["", "seeds", *(["parameters", "forward FLOPs"] if differ else [])]
+    before = ["", "seeds", *(["parameters", FLOPS] if differ else [])]
     table = [[*before, *(column.title for column in columns)]]
     for variant in variants:
         most = max((len(results.scores(variant, column)) for column in columns), default=0)
@@ -56,20 +57,32 @@ def score_table(variants: Sequence[Variant], columns: Sequence[Column], results:
 
 
 def difference_table(
-    variants: Sequence[Variant], columns: Sequence[Column], results: Results, reference: Variant
+    variants: Sequence[Variant],
+    columns: Sequence[Column],
+    results: Results,
+    reference: Variant,
 ) -> Table:
     """Scores less those of the reference, paired by seed; the paper's differences of the same cells below.
 
-    Variants that share all their runs stand in it once.
+    Variants that share all their runs stand in it once. What the paper compares a row with is the reference as the
+    row's own table has it: a smaller model may have as many co-attention layers as another of the paper's rows.
+
+    Args:
+        variants: all of the grid.
+        columns: scores.
+        results: of the grid.
+        reference: what rows are compared with.
     """
+    again = {variant.group: variant for variant in reversed(variants) if same_runs(variant, reference)}
     others = distinct([reference, *variants])[1:]
-    return _differences([(variant.title, variant, reference) for variant in others], columns, results)
+    rows = [(variant, reference, again.get(variant.group, reference)) for variant in others]
+    return _differences(rows, columns, results)
 
 
 def pretraining_table(variants: Sequence[Variant], columns: Sequence[Column], results: Results) -> Table:
     """What pre-training adds to each model that the grid also fine-tunes without it, paired by seed."""
     pairs = [(variant, without_pretraining(variant, variants)) for variant in distinct(variants)]
-    return _differences([(with_.title, with_, plain) for with_, plain in pairs if plain], columns, results)
+    return _differences([(with_, plain, plain) for with_, plain in pairs if plain], columns, results)
 
 
 def paper_score(figure: published.Figure) -> str:
@@ -77,17 +90,28 @@ def paper_score(figure: published.Figure) -> str:
     return f"{figure.value:.2f} {_mark(figure.confirmed)}"
 
 
-def _differences(rows: Sequence[tuple[str, Variant, Variant]], columns: Sequence[Column], results: Results) -> Table:
-    """One line for each (title, variant, variant that it is compared with)."""
+def _differences(
+    rows: Sequence[tuple[Variant, Variant, Variant]], columns: Sequence[Column], results: Results
+) -> Table:
+    """One line for each (variant, what it is compared with, the name that the paper's figures of that go by)."""
+    columns = [column for column in columns if any(_comparable(results, row, column) for row in rows)]
     table = [["", *(column.title for column in columns)]]
-    for title, variant, base in rows:
+    for row in rows:
+        variant, base, paper_base = row
         counts = [len(results.differences(variant, base, column)) for column in columns]
         most = max(counts, default=0)
-        table.append([title, *(_difference(results, variant, base, column, most) for column in columns)])
-        paper = [_paper_difference(variant, base, column) for column in columns]
+        table.append([variant.title, *(_difference(results, variant, base, column, most) for column in columns)])
+        paper = [
+            _paper_difference(variant, paper_base, column) if _comparable(results, row, column) else ""
+            for column in columns
+        ]
         if any(paper):
             table.append([PAPER, *paper])
     return table
+
+
+def _comparable(results: Results, row: tuple[Variant, Variant, Variant], column: Column) -> bool:
+    return all(results.has(variant, column) for variant in row[:2])
 
 
 def _score(results: Results, variant: Variant, column: Column, most: int) -> str:
@@ -96,6 +120,8 @@ def _score(results: Results, variant: Variant, column: Column, most: int) -> str
 
 
 def _difference(results: Results, variant: Variant, base: Variant, column: Column, most: int) -> str:
+    if not (results.has(variant, column) and results.has(base, column)):
+        return ""
     found = estimate(results.differences(variant, base, column).values())
     if found is None:
         cells = [_without_value(results, one, column) for one in (variant, base) if not results.scores(one, column)]
