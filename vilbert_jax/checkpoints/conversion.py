@@ -24,7 +24,11 @@ PRETRAINING_HEADS = ("tokens", "regions", "alignment")
 
 
 class Entry(NamedTuple):
-    """One tensor: its name in the source, its path here, and whether it is transposed on the way (either way)."""
+    """One tensor: its name in the source, its path here, and whether it is transposed on the way (either way).
+
+    PyTorch writes kernels as [out, in] or, of convolutions, [out, in, height, width]; ours are [in, out] and
+    [height, width, in, out].
+    """
 
     source: str
     path: str
@@ -178,7 +182,7 @@ def match(
     misshaped, not_floats = [], []
     for entry in (e for e in table.entries if e.source in tensors):
         found, wanted = tensors[entry.source], expected[entry.path].shape
-        wanted = wanted[::-1] if entry.transpose else wanted
+        wanted = tuple(wanted[axis] for axis in _our_axes(len(wanted))) if entry.transpose else wanted
         if found.shape != wanted:
             misshaped.append(f"{entry.source}: {[*found.shape]} in the file, {[*wanted]} by the config")
         if not found.is_float:
@@ -205,7 +209,8 @@ def to_source(params: dict[str, np.ndarray], table: Table) -> dict[str, np.ndarr
     found = {}
     for entry in table.entries:
         array = np.asarray(params.pop(entry.path))
-        found[entry.source] = np.ascontiguousarray(array.T) if entry.transpose else np.require(array, requirements="C")
+        array = array.transpose(_our_axes(array.ndim)) if entry.transpose else array
+        found[entry.source] = np.require(array, requirements="C")
     return found | {copy: found[original] for copy, original in table.ties.items() if original in found}
 
 
@@ -229,8 +234,17 @@ def _untied(tensors: Mapping[str, LazyTensor], table: Table) -> list[str]:
     ]
 
 
-def _transposed(tensor: LazyTensor) -> LazyTensor:
-    def read(index: Index) -> np.ndarray:
-        return tensor.read(index[::-1]).T
+def _our_axes(num_axes: int) -> tuple[int, ...]:
+    """Where the axes of a kernel [out, in, ...] are in ours, [..., in, out]."""
+    return (num_axes - 1, num_axes - 2, *range(num_axes - 2))
 
-    return LazyTensor(tensor.shape[::-1], tensor.dtype, read)
+
+def _transposed(tensor: LazyTensor) -> LazyTensor:
+    num_axes = len(tensor.shape)
+    our_axes, their_axes = _our_axes(num_axes), (*range(2, num_axes), 1, 0)
+
+    def read(index: Index) -> np.ndarray:
+        theirs = tuple(index[axis] for axis in our_axes) if index else ()
+        return tensor.read(theirs).transpose(their_axes)
+
+    return LazyTensor(tuple(tensor.shape[axis] for axis in their_axes), tensor.dtype, read)
