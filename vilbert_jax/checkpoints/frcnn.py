@@ -6,18 +6,12 @@ in the names of all but the predictors. The only place that knows these names.
 """
 
 import functools
-import os
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
-from vilbert_jax.checkpoints.conversion import Entry, Table, linear, match, normalised
-from vilbert_jax.checkpoints.tensor_files import open_tensors
+from vilbert_jax.checkpoints.conversion import Entry, Table, linear
 from vilbert_jax.detector.config import CAFFE, DETECTRON2, DetectorConfig, Flavour
 from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
 from vilbert_jax.errors import InputError
@@ -77,42 +71,6 @@ def abstract_detector_params(config: DetectorConfig) -> Mapping[str, jax.ShapeDt
     pictures = Pictures(jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32), jnp.ones((1, 2)))
     shapes = jax.eval_shape(lambda: FasterRCNN(config).init(jax.random.key(0), pictures))
     return named_leaves(shapes["params"])
-
-
-def load_detector(
-    path: str | os.PathLike[str], config: DetectorConfig | None = None
-) -> tuple[FasterRCNN, dict[str, Any]]:
-    """A public detector, from a safetensors file or one that ``torch.save`` wrote.
-
-    Args:
-        path: of the file; its tensors say which of the two layouts it has.
-        config: of the network; that of the public ones by default, in the file's flavour.
-
-    Returns:
-        The module and its parameters, a nested dict of float32 numpy arrays.
-
-    Raises:
-        InputError: no such file, of another kind or flavour, with names or shapes that do not fit (all of them listed),
-            or with values that are not finite.
-    """
-    origin = str(path)
-    tensors = normalised(open_tensors(Path(path).expanduser()).tensors)
-    flavour = flavour_of(tensors, origin)
-    config = config or DetectorConfig.resnet101_c4(flavour)
-    if config.flavour.name != flavour.name:
-        raise InputError(
-            f"{origin} is a detector of the flavour {flavour.name!r}, the config says {config.flavour.name!r}: the "
-            "same numbers would mean other boxes and classes. Take the file's flavour, or another file."
-        )
-    found = match(origin, tensors, detector_table(config), abstract_detector_params(config))
-    params = {path: np.ascontiguousarray(tensor.read(()), np.float32) for path, tensor in found.items()}
-    broken = [path for path, array in params.items() if not np.isfinite(array).all()]
-    if broken:
-        raise InputError(
-            f"{origin} has {len(broken)} of {len(params)} tensors with values that are not finite, the first is "
-            f"{broken[0]}: the file is damaged, or its training diverged; get it again"
-        )
-    return FasterRCNN(config), traverse_util.unflatten_dict(params, sep="/")
 
 
 def _convolutions(config: DetectorConfig) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (numpy learns from it what bfloat16 is)
@@ -62,7 +63,8 @@ class TensorFile(NamedTuple):
     """The tensors of one file by name, and what else was in it."""
 
     tensors: Mapping[str, LazyTensor]
-    left_out: tuple[str, ...]  # names of other things, such as the optimizer's state
+    left_out: tuple[str, ...] = ()  # names of other things, such as the optimizer's state
+    notes: Mapping[str, str] = MappingProxyType({})  # what the writer of a safetensors file noted in its head
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -82,7 +84,7 @@ def open_tensors(path: Path) -> TensorFile:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
-        return TensorFile(_open_safetensors(path), ())
+        return _open_safetensors(path)
     if start.startswith(_TORCH_STARTS):
         return _open_torch(path)
     if start.startswith(b"version https://git-lfs"):
@@ -96,17 +98,19 @@ def open_tensors(path: Path) -> TensorFile:
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file; on an error there is no file.
 
     Args:
         path: replaced if it exists.
         tensors: C-contiguous arrays by name.
+        notes: texts by name, for the head of the file.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    _write(path, lambda part: safetensors.numpy.save_file(dict(tensors), part, metadata={"format": "pt"}))
+    metadata = {"format": "pt", **(notes or {})}
+    _write(path, lambda part: safetensors.numpy.save_file(dict(tensors), part, metadata=metadata))
 
 
 def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -139,7 +143,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
+def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safetensors.safe_open(path, framework="np")
     except (safetensors.SafetensorError, OSError) as error:
@@ -155,7 +159,8 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
         dtype = str(view.get_dtype())
         return LazyTensor(shape, _SAFETENSORS_DTYPES.get(dtype, dtype), read)
 
-    return {name: lazy(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    tensors = {name: lazy(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return TensorFile(tensors, notes=file.metadata() or {})
 
 
 def _open_torch(path: Path) -> TensorFile:

@@ -5,7 +5,9 @@ airsplay/py-bottom-up-attention, and the Faster R-CNN of Hugging Face's LXMERT r
 """
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from vilbert_jax.errors import InputError
@@ -169,6 +171,24 @@ class DetectorConfig:
         )
         return cls.resnet101_c4(flavour, **fields | overrides)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict (JSON types), the inverse of ``from_dict``."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Builds the config from nested plain dicts.
+
+        Raises:
+            InputError: for names that are not fields, for fields that are missing, and for sizes that cannot be.
+        """
+        given = _lists_as_tuples(fields)
+        try:
+            given["flavour"] = Flavour(**_lists_as_tuples(given.get("flavour")))
+            return cls(**given)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"detector config: {error}; it was written by another version, or is none") from error
+
     @property
     def map_width(self) -> int:
         """Channels of the feature map, res4's."""
@@ -188,3 +208,7 @@ class DetectorConfig:
     def num_box_rows(self) -> int:
         """Classes that have box deltas: with the background first it has some too."""
         return self.num_classes + self.flavour.background_first
+
+
+def _lists_as_tuples(fields: Any) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
