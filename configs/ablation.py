@@ -27,11 +27,13 @@ from vilbert_jax.ablation.recipe import grid_recipe
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.model_size import Match, matched_single_stream
 
+_SCENES_TEXT_LENGTH = 20  # cuts one caption in 23
 # Half of the demo's examples. The lower rate leaves the plateau in front of alignment sooner.
 _SHORT_PRETRAINING = (
-    "batch_size=32", "total_steps=3000", "optimizer.learning_rate=1e-3", "text_length=20", "eval_every=1500",
-    "checkpoint_every=1500",
+    "batch_size=32", "total_steps=3000", "optimizer.learning_rate=1e-3", f"text_length={_SCENES_TEXT_LENGTH}",
+    "eval_every=1500", "checkpoint_every=1500",
 )  # fmt: skip
+_SHORT_FINETUNING = ("eval_every=1000",)  # at its end alone: none is as long
 
 
 def get_config(data: str = "real") -> ConfigDict:
@@ -45,10 +47,16 @@ def get_config(data: str = "real") -> ConfigDict:
         reference="two_stream",
         pretraining=recipe,
         pretraining_flags=_SHORT_PRETRAINING if scenes else (),
-        finetuning_flags=("eval_every=1000",) if scenes else (),
-        variants=_variants(_recipe(recipe), "" if scenes else "bert-base-uncased"),
+        finetuning_flags=_SHORT_FINETUNING if scenes else (),
+        variants=_scenes_variants() if scenes else _variants(_recipe(recipe), "bert-base-uncased"),
         columns=_scenes_columns() if scenes else _columns(),
     )
+
+
+def _scenes_variants() -> dict[str, dict[str, Any]]:
+    recipe = _recipe("configs/tiny.py")
+    recipe.text_length = _SCENES_TEXT_LENGTH
+    return _variants(recipe, "")
 
 
 def _variants(recipe: Any, init_from: str) -> dict[str, dict[str, Any]]:
@@ -67,7 +75,7 @@ def _variants(recipe: Any, init_from: str) -> dict[str, dict[str, Any]]:
             group="objectives", title=f"without {title}", pretraining=(f"loss_weights.{loss}_loss=0.0",)
         )
     variants["no_coattention"] = dict(
-        group="co-attention", title="streams that never meet", model=("use_coattention=False",)
+        group="co-attention", title="streams that meet in the pooled vector alone", model=("use_coattention=False",)
     )
     return {name: {**entry, "init_from": init_from} for name, entry in variants.items()}
 
@@ -117,7 +125,8 @@ def _depths(model: ViLBERTConfig) -> dict[str, dict[str, Any]]:
             )
         flags += (f"text_co_layers={tuple(text_co_layers)}", f"region_co_layers={tuple(region_co_layers)}")
         is_default = depth == len(model.text_co_layers)
-        title = f"{depth} co-attention layers"
+        stacked = "" if num_text_layers >= 8 else f" at {len(model.text_co_layers)} places"
+        title = f"{depth} co-attention layers{stacked}"
         variants[f"depth_{depth}"] = dict(group="depth", title=title, model=() if is_default else flags)
     return variants
 
@@ -172,12 +181,12 @@ def _scenes_columns() -> dict[str, dict[str, Any]]:
             flags=("total_steps=200",),
         ),
         "flickr30k": dict(
-            title="retrieval R@1", recipe="configs/flickr30k.py:scenes", split="test[:50]",
+            title="retrieval R@1 of 50", recipe="configs/flickr30k.py:scenes", split="test[:50]",
             metric="caption_to_image/recall@1", flags=("batch_size=16", "total_steps=150"),
         ),
         "zero_shot": dict(
-            title="zero-shot R@1", recipe="configs/zero_shot_flickr30k.py:scenes", split="test[:50]", trained=False,
-            metric="caption_to_image/recall@1",
+            title="zero-shot R@1 of 50", recipe="configs/zero_shot_flickr30k.py:scenes", split="test[:50]",
+            trained=False, metric="caption_to_image/recall@1",
         ),
         **_region_losses("test[:1000]", ("masking",)),
     }  # fmt: skip
@@ -189,7 +198,7 @@ def _region_losses(split: str, groups: tuple[str, ...]) -> dict[str, dict[str, A
     The released masking leaves overlaps readable and also divides the global feature by another count.
     """
     shared = dict(
-        recipe="", split=split, trained=False, metric="region_loss", digits=3, groups=groups,
+        recipe="", split=split, trained=False, metric="region_loss", digits=3, unit="nats", groups=groups,
         script="experiments/evaluate_pretraining.py",
     )  # fmt: skip
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 from tfds_builders import embedded
 from vilbert_jax import cli
-from vilbert_jax.ablation.checks import data_sets, model_sizes, read_recipes
+from vilbert_jax.ablation.checks import data_sets, model_sizes, read_recipes, require_data
 from vilbert_jax.ablation.grid import Grid
 from vilbert_jax.ablation.machine import describe_machine
 from vilbert_jax.ablation.plan import make_plan, read_values
@@ -43,13 +43,16 @@ def main(config: Any, workdir: pathlib.Path) -> int:
     wanted = read_recipes(plan.needed(variants, columns), parse)
     begun = read_recipes([run for run in plan.runs.values() if is_begun(run)], parse)  # the whole grid is reported
     runs = plan.runs | {run.name: run for run in [*wanted, *begun]}
+    sizes = model_sizes(grid, grid.variants, parse)
     records = Records(folder, runs, machine=describe_machine())
     records.require_unchanged([] if config.report_only else wanted)
     results, problems = records.outcomes(list(runs.values())), []
     if not config.report_only:
-        num_left = len(unfinished(wanted, records.results(wanted)))
-        slots = make_slots(config.parallel, config.gpus, num_runs=num_left)
-        embedded.ensure([name for name in data_sets(wanted) if name.startswith("scenes/")], data)
+        left = unfinished(wanted, records.results(wanted))
+        slots = make_slots(config.parallel, config.gpus, num_runs=len(left))
+        names = data_sets(left)
+        require_data([name for name in names if not name.startswith("scenes/")], data)
+        embedded.ensure([name for name in names if name.startswith("scenes/")], data)
         with records.locked():
             results |= run_all(wanted, slots=slots, title=folder.name, folder=ROOT, records=records)
         problems = failures(wanted, results)
@@ -62,7 +65,7 @@ def main(config: Any, workdir: pathlib.Path) -> int:
         core_seconds=records.attempts.core_seconds(),
         gpu_seconds=records.attempts.gpu_seconds(),
         wall_seconds=records.attempts.wall_seconds(),
-        sizes=model_sizes(grid, grid.variants, parse),
+        sizes=sizes,
         reference=grid.reference or grid.variants[0].name,
     )
     write_results(folder, grid.variants, grid.columns, values, facts)

@@ -70,6 +70,7 @@ def test_a_grid_of_trainings_becomes_a_table_and_is_not_run_again(data, tmp_path
     shown = next(line.strip() for line in first.stdout.splitlines() if "experiments/ablate.py" in line)
     assert shown.startswith("python experiments/ablate.py --config=configs/ablation.py:scenes '--config.seeds=(0,)'")
     assert "grid" not in shown
+    assert "only_" not in shown  # the page is that of the whole grid
 
     before = (tmp_path / "grid" / "ablation.csv").read_bytes()
     again = subprocess.run(command, **run)
@@ -139,7 +140,7 @@ def test_a_failed_run_is_named_its_cells_too_and_the_rest_is_done(project, capsy
     for seed in (0, 1):
         log = project / "grid" / f"seed{seed}" / "one" / "pretraining" / "log.txt"
         assert f"seed{seed}/one/pretraining: see {log}" in said.err
-    assert "failed: one, vqa, seed 0, 1" in said.out
+    assert "failed: one, vqa, zero, seed 0, 1" in said.out
     found = statuses(project / "grid")
     assert {found[key] for key in found if key[0] == "one"} == {"failed"}
     assert {found[key] for key in found if key[0] == "two"} == {"done"}

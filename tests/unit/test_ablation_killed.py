@@ -132,6 +132,8 @@ def test_asked_twice_it_kills(root, tmp_path):
     runner.send_signal(signal.SIGINT)
     until(lambda: "once more to kill" in (tmp_path / "runner.log").read_text(), "it to say so")
     assert runner.poll() is None
+    pids = _children(runner.pid)
+    assert pids
     runner.send_signal(signal.SIGINT)
     assert runner.wait(PATIENCE) == 130
-    assert not _children(runner.pid)
+    until(lambda: not any(_runs(pid) for pid in pids), "the children to end")

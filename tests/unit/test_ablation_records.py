@@ -54,6 +54,15 @@ def accepted(folder, *runs, wanted=None):
     return [run.name for run in runs if run.name in records.results(runs)]
 
 
+def test_a_folder_whose_name_begins_alike_is_another_one(tmp_path):
+    grid = tmp_path / "grid"
+    run = a_run(grid, BASE, flags=(f"--config.init_from={tmp_path / 'grid2' / 'run'}", f"--from={grid}"))
+    do(grid, run)
+    command = json.loads((run.folder / "run.json").read_text())["command"]
+    assert command[1:3] == [f"--config.init_from={tmp_path / 'grid2' / 'run'}", "--from=WORKDIR"]
+    assert command[-1] == f"--workdir=WORKDIR/{BASE}"
+
+
 def test_other_commands_for_what_is_there_are_refused(tmp_path):
     base, tuned, scored = chain(tmp_path)
     do(tmp_path, base, tuned, scored)

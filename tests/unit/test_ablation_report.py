@@ -210,7 +210,8 @@ def test_the_page_has_a_table_a_group_and_its_plots(written):
     assert len(re.findall(r"!\[", page)) == 3  # there is no group of depths
     objectives = page.split("## Objectives")[1].split("##")[0]
     assert "| two streams" in objectives  # what the only variant of the group is compared with
-    assert "Seeds: 0, 1, 2." in page
+    assert "3 seeds (0, 1, 2)." in page
+    assert "Splits: `test` for VQA, region loss; `test[:200]` for zero-shot." in page
     assert "VQA: VQA v2 test-dev; zero-shot: Flickr30k zero-shot R@1." in page
     assert "only the directions of differences can be compared" in page
     assert "## Failed or missing\n\nNone of 54." in page
@@ -313,7 +314,7 @@ def test_gaps_are_listed_by_name(tmp_path):
     gaps = (tmp_path / MARKDOWN).read_text().split("## Failed or missing")[1].split("##")[0]
     assert "Values that are there: 1. These are not:" in gaps
     assert "* failed: two_stream, questions, seed 0, 2\n" in gaps
-    assert "* missing: single_stream, zero_shot, seed 0, 1, 2\n" in gaps
+    assert "* missing: single_stream, questions, zero_shot, region_loss, seed 0, 1, 2\n" in gaps
     assert "data_0, zero_shot" not in gaps
     assert gaps.rstrip().endswith("delete that file, and its evaluation runs again.")
 

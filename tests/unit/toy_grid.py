@@ -26,7 +26,14 @@ COLUMNS = (
         trained=False,
     ),
     Column(
-        name="region_loss", title="region loss", recipe="", split="test", metric="region_loss", trained=False, digits=3
+        name="region_loss",
+        title="region loss",
+        recipe="",
+        split="test",
+        metric="region_loss",
+        trained=False,
+        digits=3,
+        unit="nats",
     ),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
@@ -57,7 +64,7 @@ def everything():
         for column in COLUMNS:
             for seed in range(3):
                 empty = not column.trained and not variant.pretrained
-                score = 40 + 5 * k + 2.5 * seed * (-1) ** k if column.digits < 3 else 1.9 + 0.01 * k + 0.1 * seed
+                score = 40 + 5 * k + 2.5 * seed * (-1) ** k if column.unit == "percent" else 1.9 + 0.01 * k + 0.1 * seed
                 found.append(
                     Value(variant.name, column.name, seed, None if empty else score, "empty" if empty else "done")
                 )

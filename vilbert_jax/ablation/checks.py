@@ -3,12 +3,14 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vilbert_jax.ablation.grid import Grid, Variant
 from vilbert_jax.ablation.plan import FINETUNE, PRETRAIN, config_flags, model_flags
 from vilbert_jax.ablation.runs import Run
 from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.data.annotations import how_to_get
 from vilbert_jax.errors import InputError
 from vilbert_jax.model_size import forward_flops
 
@@ -59,10 +61,24 @@ def data_sets(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(run.recipe[key] for run in runs for key in _DATA_SETS if run.recipe.get(key)))
 
 
+def require_data(names: Iterable[str], data_dir: Path) -> None:
+    """Raises InputError for data sets that are missing, all of them, before hundreds of runs fail one by one.
+
+    Args:
+        names: TFDS ``name/config`` or ``name``, or the folder of a region store.
+        data_dir: TFDS folder.
+    """
+    missing = [name for name in names if not (data_dir / name).is_dir() and not Path(name).is_dir()]
+    if missing:
+        hints = [f"{name}: {how_to_get(name, data_dir=data_dir)}" for name in missing]
+        raise InputError(f"{len(missing)} data sets of this grid are not in {data_dir}:\n" + "\n".join(hints))
+
+
 def model_sizes(grid: Grid, variants: Sequence[Variant], parse: Parse) -> dict[str, tuple[int, int]]:
     """Parameters of each variant's model, and operations of a forward pass on a pair as long as pre-training's.
 
-    A variant whose model cannot be made is left out; ``read_recipes`` refuses to run it.
+    A variant whose model cannot be made, or whose pairs have no known length, is left out: ``read_recipes`` refuses to
+    run the one, and the flags of a part of the grid may fit that part alone.
 
     Args:
         grid: for the recipe of pre-training.
@@ -72,10 +88,12 @@ def model_sizes(grid: Grid, variants: Sequence[Variant], parse: Parse) -> dict[s
     sizes = {}
     for variant in variants:
         flags = config_flags((*grid.pretraining_flags, *model_flags(variant)))
-        recipe = parse((f"--config={grid.pretraining}", *flags))
         try:
+            recipe = parse((f"--config={grid.pretraining}", *flags))
             model = ViLBERTConfig.from_dict(recipe["model"])
         except InputError:
+            continue
+        if not {"text_length", "max_regions"} <= recipe.keys():
             continue
         flops = forward_flops(model, recipe["text_length"], recipe["max_regions"] + 1)  # the global region is one more
         sizes[variant.name] = (model.num_parameters(), flops)

@@ -107,12 +107,12 @@ class Results:
 
 def less_is_better(column: Column) -> bool:
     """The column is a loss."""
-    return column.metric.endswith("loss")
+    return not is_percentage(column)
 
 
 def is_percentage(column: Column) -> bool:
-    """By the decimals that are shown: see ``Column.digits``."""
-    return column.digits < 3
+    """The column is a share, of which more is better."""
+    return column.unit == "percent"
 
 
 def same_runs(one: Variant, other: Variant) -> bool:

@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 from vilbert_jax.errors import InputError
 
-Status = Literal["done", "failed", "missing", "empty"]
+CellStatus = Literal["done", "failed", "missing", "empty"]
 _OWN = ("seed", "data_dir", "init_from")  # flags that runs get from the grid
+_UNITS = ("percent", "nats")
+_ON_AN_AXIS = ("depth", "data")  # groups whose names end with their place on the axis of a plot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class Column:
         trained: the pre-trained model is fine-tuned first; otherwise it is evaluated as it is.
         flags: of fine-tuning and evaluation.
         eval_flags: of evaluation alone.
-        digits: decimals that are shown, 0 to 9; from 3 on, the value is no percentage.
+        digits: decimals that are shown, 0 to 9.
+        unit: ``percent``, of which more is better; or ``nats`` of a loss, of which less is.
         script: the main that evaluates.
         groups: whose variants have a cell in it, besides the reference; empty: all.
     """
@@ -66,6 +69,7 @@ class Column:
     flags: tuple[str, ...] = ()
     eval_flags: tuple[str, ...] = ()
     digits: int = 1
+    unit: str = "percent"
     script: str = "experiments/evaluate.py"
     groups: tuple[str, ...] = ()
 
@@ -85,7 +89,7 @@ class Value(NamedTuple):
     column: str
     seed: int
     value: float | None
-    status: Status
+    status: CellStatus
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,10 +146,17 @@ class Grid:
         for variant in self.variants:
             if variant.pretraining and not variant.pretrained:
                 raise InputError(f"variant {variant.name} has flags of pre-training, but is not pre-trained")
+            if variant.group in _ON_AN_AXIS and not re.search(r"\d$", variant.name):
+                raise InputError(
+                    f"variant {variant.name} of the group {variant.group!r} stands on an axis: end its name with its "
+                    f"place there, such as {variant.group}_25"
+                )
         groups = {variant.group for variant in self.variants}
         for column in self.columns:
             if not column.recipe and column.trained:
                 raise InputError(f"column {column.name} has no recipe to fine-tune with")
+            if column.unit not in _UNITS:
+                raise InputError(f"column {column.name} has unit={column.unit!r}: choose {' or '.join(_UNITS)}")
             if not 0 <= column.digits <= 9:
                 raise InputError(f"column {column.name} has digits={column.digits}: choose 0 to 9")
             if unknown := [group for group in column.groups if group not in groups]:

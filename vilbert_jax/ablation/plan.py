@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vilbert_jax.ablation.grid import Column, Grid, Value, Variant
-from vilbert_jax.ablation.runs import Result, Run
+from vilbert_jax.ablation.runs import Run, RunStatus
 from vilbert_jax.evaluation.results import METRICS
 
 PRETRAIN, FINETUNE = "experiments/pretrain.py", "experiments/finetune.py"
@@ -161,7 +161,9 @@ class _Planner:
         return known
 
 
-def read_values(plan: Plan, columns: Sequence[Column], results: Mapping[str, Result]) -> tuple[list[Value], list[str]]:
+def read_values(
+    plan: Plan, columns: Sequence[Column], results: Mapping[str, RunStatus]
+) -> tuple[list[Value], list[str]]:
     """The value of every cell; a result that cannot be read, or is no finite number, counts as failed.
 
     Args:

@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 
 from vilbert_jax.errors import InputError
 
-# How and where it is run changes no value, so that the page does not repeat it.
-_LEFT_OUT = ("workdir", "config.data_dir", "config.parallel", "config.report_only")
+# How and where it is run changes no value, and the page always shows the whole grid.
+_LEFT_OUT = (
+    "workdir", "config.data_dir", "config.parallel", "config.report_only", "config.only_variants",
+    "config.only_columns",
+)  # fmt: skip
 
 
 def grid_recipe(

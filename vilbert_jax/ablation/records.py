@@ -8,13 +8,14 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vilbert_jax.ablation.attempts import Attempt, Attempts
-from vilbert_jax.ablation.runs import Result, Run, lost, unfinished
+from vilbert_jax.ablation.runs import Run, RunStatus, lost, unfinished
 from vilbert_jax.errors import InputError
 
 RECORD = "run.json"
@@ -60,11 +61,11 @@ class Records:
             self.attempts.close_killed()
             yield
 
-    def results(self, runs: Iterable[Run]) -> dict[str, Result]:
+    def results(self, runs: Iterable[Run]) -> dict[str, RunStatus]:
         """Those of the runs that are done, by name."""
         return {run.name: "done" for run in runs if _when_done(run) is not None}
 
-    def outcomes(self, runs: Sequence[Run]) -> dict[str, Result]:
+    def outcomes(self, runs: Sequence[Run]) -> dict[str, RunStatus]:
         """What became of the runs so far, by name: those that are done, that failed at last, and that need these."""
         results = self.results(runs)
         last = self.attempts.last_status()
@@ -158,7 +159,8 @@ class Records:
 
     def _description(self, run: Run) -> dict[str, Any]:
         """What makes a run the one that it is, wherever its folder and the data lie."""
-        command = [part.replace(str(self.folder), "WORKDIR") for part in run.command]
+        inside = re.compile(re.escape(str(self.folder)) + r"(?=/|$)")  # and not a folder whose name begins alike
+        command = [inside.sub("WORKDIR", part) for part in run.command]
         command = [f"{_DATA_DIR}DATA_DIR" if part.startswith(_DATA_DIR) else part for part in command]
         return {"command": command, "recipe": dict(run.recipe)}
 

@@ -145,12 +145,11 @@ _FAILED = (
 
 
 def _introduction(variants: Sequence[Variant], columns: Sequence[Column], results: Results, reference: Variant) -> str:
-    seeds = ", ".join(map(str, results.seeds)) or "none yet"
     text = (
-        f"Seeds: {seeds}. Every cell is the mean over seeds ± half the width of its 95 % interval (Student's t); one "
-        f"seed has no interval. Intervals cover the seeds of training alone: the test set is the same for all, and a "
-        "share of the data is always its first rows. Scores are percent, losses are nats. "
-        f"Reference: {reference.title}."
+        f"{len(results.seeds)} seeds ({', '.join(map(str, results.seeds))}). Every cell is the mean over seeds ± half "
+        "the width of its 95 % interval (Student's t); one seed has no interval. Intervals cover the seeds of training "
+        "alone: the test set is the same for all, and a share of the data is always its first rows. Scores are "
+        f"percent, losses are nats. Splits: {_splits(columns)}. Reference: {reference.title}."
     )
     with_figures = [c for c in columns if any(published.figure(v.name, c) for v in variants if results.has(v, c))]
     if not with_figures:
@@ -168,6 +167,14 @@ def _introduction(variants: Sequence[Variant], columns: Sequence[Column], result
     return text
 
 
+def _splits(columns: Sequence[Column]) -> str:
+    """What is scored on what."""
+    titles: dict[str, list[str]] = {}
+    for column in columns:
+        titles.setdefault(column.split, []).append(column.title)
+    return "; ".join(f"`{split}` for {', '.join(scored)}" for split, scored in titles.items())
+
+
 def _num_intervals(table: tables.Table) -> int:
     return sum("±" in cell for line in table[1:] if line[0] != tables.PAPER for cell in line[1:])
 
@@ -177,8 +184,9 @@ def _picture(title: str, file: str | None) -> list[str]:
 
 
 def _gaps(variants: Sequence[Variant], columns: Sequence[Column], results: Results) -> str:
-    """Every cell without a value that should have one."""
-    lines, num_done = [], 0
+    """Every cell without a value that should have one; a line for the columns of a variant that lack the same seeds."""
+    lacking: dict[tuple[str, str, str], list[str]] = {}
+    num_done = 0
     for variant in variants:
         for column in columns:
             cell = results.cell(variant, column) if results.has(variant, column) else ()
@@ -186,10 +194,13 @@ def _gaps(variants: Sequence[Variant], columns: Sequence[Column], results: Resul
             for status in ("failed", "missing"):
                 seeds = ", ".join(str(value.seed) for value in cell if value.status == status)
                 if seeds:
-                    lines.append(f"* {status}: {variant.name}, {column.name}, seed {seeds}")
+                    lacking.setdefault((status, variant.name, seeds), []).append(column.name)
+    lines = [
+        f"* {status}: {name}, {', '.join(names)}, seed {seeds}" for (status, name, seeds), names in lacking.items()
+    ]
     if not lines:
         return f"None of {num_done:,}."
-    if any(line.startswith("* failed") for line in lines):
+    if any(status == "failed" for status, *_ in lacking):
         lines += ["", _FAILED]
     return "\n".join([f"Values that are there: {num_done:,}. These are not:\n", *lines])
 

@@ -17,7 +17,7 @@ from vilbert_jax.ablation.attempts import Attempt
 from vilbert_jax.ablation.machine import gpu_names, num_tpu_chips
 from vilbert_jax.ablation.progress import RunsBar
 from vilbert_jax.ablation.records import Records
-from vilbert_jax.ablation.runs import Result, Run, lost, unfinished
+from vilbert_jax.ablation.runs import Run, RunStatus, lost, unfinished
 from vilbert_jax.errors import InputError
 from vilbert_jax.training.signals import StopRequest
 
@@ -101,7 +101,7 @@ def _shares(gpus: str) -> list[str]:
 
 def run_all(
     runs: Sequence[Run], *, slots: Sequence[Slot], title: str, folder: Path, records: Records
-) -> dict[str, Result]:
+) -> dict[str, RunStatus]:
     """Runs what is left to do; to be called from the main thread, since children end with the thread they come from.
 
     Of the runs that could start, the first in order does. A run that fails does not keep others from running, but what
@@ -158,7 +158,7 @@ def run_all(
     return results
 
 
-def failures(runs: Sequence[Run], results: Mapping[str, Result]) -> list[str]:
+def failures(runs: Sequence[Run], results: Mapping[str, RunStatus]) -> list[str]:
     """Lines that name every run that failed, with its log and the last it said; none if none did."""
     failed = [run for run in runs if results.get(run.name) == "failed"]
     skipped = sum(results.get(run.name) == "skipped" for run in runs)
@@ -179,11 +179,11 @@ def _last_words(log: Path) -> str:
     return next((line[:_SHOWN] for line in [*reversed(errors), *reversed(said)] if line), "it said nothing")
 
 
-def _ready(waiting: Sequence[Run], results: Mapping[str, Result]) -> Run | None:
+def _ready(waiting: Sequence[Run], results: Mapping[str, RunStatus]) -> Run | None:
     return next((run for run in waiting if all(results.get(need) == "done" for need in run.needs)), None)
 
 
-def _skip(waiting: list[Run], results: dict[str, Result]) -> None:
+def _skip(waiting: list[Run], results: dict[str, RunStatus]) -> None:
     """Gives up what needs a run that failed, and what needs that."""
     for run in lost(waiting, results):
         waiting.remove(run)

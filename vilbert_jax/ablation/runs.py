@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Result = Literal["done", "failed", "skipped"]
+RunStatus = Literal["done", "failed", "skipped"]
 
 
 class Run(NamedTuple):
@@ -36,7 +36,7 @@ class Run(NamedTuple):
         return self.folder / "log.txt"
 
 
-def unfinished(runs: Sequence[Run], results: Mapping[str, Result]) -> list[Run]:
+def unfinished(runs: Sequence[Run], results: Mapping[str, RunStatus]) -> list[Run]:
     """What is left to do: runs that no other one needs and that are not done, and what these need that is not.
 
     A training that was deleted when everything that needs it was done stays deleted.
@@ -57,7 +57,7 @@ def unfinished(runs: Sequence[Run], results: Mapping[str, Result]) -> list[Run]:
     return [run for run in runs if run.name in found]
 
 
-def lost(waiting: Iterable[Run], results: Mapping[str, Result]) -> list[Run]:
+def lost(waiting: Iterable[Run], results: Mapping[str, RunStatus]) -> list[Run]:
     """Those of the waiting runs that need, at whatever distance, one that failed or was skipped."""
     waiting, gone = list(waiting), {name for name, result in results.items() if result != "done"}
     found: list[Run] = []
