@@ -11,7 +11,10 @@ from vilbert_jax import cli
 from vilbert_jax.ablation import published
 from vilbert_jax.ablation.grid import Grid
 from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.data import PretrainingDataConfig
 from vilbert_jax.model_size import forward_flops
+from vilbert_jax.tasks import pretraining
+from vilbert_jax.training.optimizer import OptimizerConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reproducing.md").read_text()
@@ -58,7 +61,7 @@ def test_its_commands_are_understood(command, monkeypatch):
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_its_switches_exist_in_pretraining_or_fine_tuning(flags, monkeypatch):
-    """Each set of flags belongs to one recipe at least, types included, and to a model that can be built."""
+    """Each set of flags belongs to one recipe at least, and all that is made of it accepts the values."""
     monkeypatch.chdir(ROOT)
     found = []
     for recipe in ("base", "vqa", "vcr_qa", "flickr30k", "ablation"):
@@ -68,8 +71,14 @@ def test_its_switches_exist_in_pretraining_or_fine_tuning(flags, monkeypatch):
         except cli.InputError:
             continue
         found.append(recipe)
-        if "model" in config:
-            ViLBERTConfig.from_dict(config.model.to_dict())
+        if "task" in config:
+            cli.build_task(config)
+        elif "masked_losses_on" in config:
+            model = ViLBERTConfig.from_dict(config.model.to_dict())
+            cli.build(PretrainingDataConfig, config, **pretraining.data_fields(model))
+            pretraining.loss_weights(config.loss_weights.to_dict())
+        if "optimizer" in config:
+            OptimizerConfig(**config.optimizer.to_dict())
     assert found
 
 
