@@ -253,6 +253,7 @@ def test_one_seed_raises_no_alarms(tmp_path):
     write_results(tmp_path, toy.VARIANTS, toy.COLUMNS, given, toy.FACTS)
     table = (tmp_path / MARKDOWN).read_text().split("## Does it help?")[1].split("##")[0]
     assert "Score less that of the same seed of the reference.\n" in table
+    assert "1 seed (0). Every cell" in (tmp_path / MARKDOWN).read_text()
     assert "would be bold" not in table
 
 

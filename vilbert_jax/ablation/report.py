@@ -145,8 +145,9 @@ _FAILED = (
 
 
 def _introduction(variants: Sequence[Variant], columns: Sequence[Column], results: Results, reference: Variant) -> str:
+    count, numbers = len(results.seeds), ", ".join(map(str, results.seeds))
     text = (
-        f"{len(results.seeds)} seeds ({', '.join(map(str, results.seeds))}). Every cell is the mean over seeds ± half "
+        f"{count} seed{'s'[: count != 1]} ({numbers}). Every cell is the mean over seeds ± half "
         "the width of its 95 % interval (Student's t); one seed has no interval. Intervals cover the seeds of training "
         "alone: the test set is the same for all, and a share of the data is always its first rows. Scores are "
         f"percent, losses are nats. Splits: {_splits(columns)}. Reference: {reference.title}."
