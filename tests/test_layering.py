@@ -16,8 +16,10 @@ LAYERS = (
     ("model", "detector", "sharding"),
     ("data",),
     ("checkpoints",),
+    ("extraction",),
     ("tasks", "training"),
     ("evaluation",),
+    ("predictor",),
     ("ablation",),
     ("cli",),
 )
