@@ -127,7 +127,7 @@ def test_region_store_holds_every_picture_of_every_annotation(tmp_path):
 
 
 def test_public_configs_are_the_promised_ones():
-    kinds = {"regions", "given_regions", "captions", "vqa", "expressions", "retrieval", "choice", "pictures"}
+    kinds = {"regions", "given_regions", "captions", "vqa", "expressions", "retrieval", "choice", "pictures", "objects"}
     configs = {config.name: config for config in scenes.Builder.BUILDER_CONFIGS}
     assert set(configs) == kinds | {f"{kind}_small" for kind in kinds}
     assert configs["captions_small"].counts == {"train": 6000, "validation": 400, "test": 400}

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tfds_builders.scenes import captions, choices, expressions, questions, rendering, world
+from tfds_builders.scenes import captions, choices, classifier, expressions, questions, regions, rendering, world
 from tfds_builders.scenes.language import CONTENT_WORDS
 
 Example = dict[str, Any]
@@ -158,6 +158,27 @@ def _picture_examples(image_id: str) -> list[tuple[str, Example]]:
     return [(image_id, {"image_id": image_id, "image": file})]
 
 
+def _object_features() -> dict[str, Any]:
+    tensor = tfds.features.Tensor
+    return {
+        "image_id": _text(),
+        "boxes": tensor(shape=(None, 4), dtype=np.float32, encoding="bytes"),
+        "classes": tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
+        "attributes": tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
+    }
+
+
+def _object_examples(image_id: str) -> list[tuple[str, Example]]:
+    scene = world.make_scene(image_id)
+    example = {
+        "image_id": image_id,
+        "boxes": regions.given_boxes(scene),
+        "classes": np.array([classifier.CLASS_NAMES.index(f"{t.colour} {t.shape}") for t in scene.things], np.int32),
+        "attributes": np.array([world.TEXTURES.index(thing.texture) for thing in scene.things], np.int32),
+    }
+    return [(image_id, example)]
+
+
 CAPTIONS = Annotation(
     name="captions",
     description="4 or 5 true captions a picture, one example each.",
@@ -200,4 +221,16 @@ PICTURES = Annotation(
     examples=_picture_examples,
     metadata={"jpeg_quality": _JPEG_QUALITY},
 )
-ANNOTATIONS = (CAPTIONS, VQA, EXPRESSIONS, RETRIEVAL, CHOICE, PICTURES)
+OBJECTS = Annotation(
+    name="objects",
+    description="The exact box, the class and the texture of every thing of a picture, to train a detector on.",
+    features=_object_features,
+    examples=_object_examples,
+    # Numbers of classes and attributes are places in these lists.
+    metadata={
+        "box": "xyxy pixels",
+        "class_names": list(classifier.CLASS_NAMES),
+        "attribute_names": list(world.TEXTURES),
+    },
+)
+ANNOTATIONS = (CAPTIONS, VQA, EXPRESSIONS, RETRIEVAL, CHOICE, PICTURES, OBJECTS)
