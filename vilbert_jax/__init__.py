@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vilbert_jax.data.region_store import RegionStore
     from vilbert_jax.errors import InputError
     from vilbert_jax.model import Encoded, Inputs, PretrainingOutput, TaskOutput, ViLBERTForPretraining, ViLBERTForTasks
+    from vilbert_jax.predictor.predictor import Predictor
 
 _HOMES = {
     "StreamConfig": "config",
@@ -28,6 +29,7 @@ _HOMES = {
     "TaskOutput": "model",
     "ViLBERTForPretraining": "model",
     "ViLBERTForTasks": "model",
+    "Predictor": "predictor.predictor",
     "FeatureContract": "data.feature_contract",
     "RegionRecord": "data.region_codec",
     "RegionStore": "data.region_store",
@@ -41,6 +43,7 @@ __all__ = [
     "FeatureContract",
     "InputError",
     "Inputs",
+    "Predictor",
     "PretrainingOutput",
     "RegionRecord",
     "RegionStore",

@@ -1,0 +1,302 @@
+"""One object from pictures and sentences to answers, boxes, scores, words and vectors.
+
+N images, M texts, m region slots of a picture (slot 0 is the whole picture).
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from vilbert_jax.checkpoints.detectors import Detector, load_detector
+from vilbert_jax.config import DType
+from vilbert_jax.data.region_store import RegionStore
+from vilbert_jax.errors import InputError
+from vilbert_jax.extraction.extractor import RegionExtractor
+from vilbert_jax.predictor.choosing import best_answers, best_boxes, best_words
+from vilbert_jax.predictor.lists import are_many, check_counts, listed, paired
+from vilbert_jax.predictor.opening import open_checkpoint
+from vilbert_jax.predictor.programs import PAIR_HEADS, Pair, Programs, States, slot_boxes
+from vilbert_jax.predictor.region_reader import Extracts, Image, RegionReader
+from vilbert_jax.predictor.results import Answer, Attention, Embedding, Filled, Grounded
+from vilbert_jax.predictor.texts import TextReader
+
+Texts = str | Sequence[str]
+Images = Image | Sequence[Image]
+
+
+class Predictor:
+    """A checkpoint, and a detector that looks at pictures for it.
+
+    A picture is a path, the bytes of a file, a PIL image, an array, a ``RegionRecord`` (regions that were found before)
+    or, with ``store``, an image id. Where a list of pictures or of texts is given, a list comes back: two lists of one
+    length go pair by pair, a single picture or text goes with every member of the other list. What a picture shows the
+    detector is looked up once, however many questions follow.
+
+    Attributes:
+        heads: that the checkpoint has.
+        config: of the model.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str],
+        detector: str | os.PathLike[str] | Detector | Extracts | None = None,
+        *,
+        store: str | os.PathLike[str] | RegionStore | None = None,
+        vocab: str | os.PathLike[str] | None = None,
+        answer_labels: str | os.PathLike[str] | None = None,
+        task_token: int | None = None,
+        max_regions: int = 100,
+        text_length: int | None = None,
+        batch_size: int = 32,
+        cache_size: int = 128,
+        dtype: DType = "float32",
+        allow_other_features: bool = False,
+    ) -> None:
+        """Loads the checkpoint and the detector.
+
+        Args:
+            checkpoint: a run, a checkpoint or saved folder of this project, or a released ViLBERT file.
+            detector: file that ``load_detector`` reads, a ``Detector``, which then looks as the paper's did (10 to 36
+                boxes), or a ``RegionExtractor``; without it there are only regions that were found before.
+            store: region store, whose pictures are named by their ids.
+            vocab: vocabulary, for files that come without it: ``vocab.txt``, tokenizer folder or hub name.
+            answer_labels: the answers in the order of the head's outputs, likewise: a file that ``read_answer_labels``
+                reads, or a checkpoint folder.
+            task_token: number of the task, for models that have task tokens; every method takes another one.
+            max_regions: of a picture with more regions the model reads the first so many.
+            text_length: tokens of a text that the model reads, special ones included; a longer text loses its tail, as
+                in training. By default nothing is cut, and what exceeds the model's positions is refused.
+            batch_size: pairs of a text and a picture that run at once.
+            cache_size: pictures whose regions are remembered.
+            dtype: of the computation.
+            allow_other_features: go on although the checkpoint was trained on other region features.
+
+        Raises:
+            InputError: something cannot be read, or does not belong to the checkpoint.
+        """
+        sizes = {"max_regions": (max_regions, 1), "batch_size": (batch_size, 1), "cache_size": (cache_size, 0)}
+        for name, (size, least) in sizes.items():
+            if size < least:
+                raise InputError(f"{name} is {size}; it must be at least {least}")
+        store = RegionStore(store) if isinstance(store, str | os.PathLike) else store
+        extractor = _extractor(detector)
+        contracts = {} if extractor is None else {"the detector": extractor.contract}
+        contracts |= {} if store is None else {f"the region store {store.path}": store.contract}
+        opened = open_checkpoint(
+            checkpoint, vocab=vocab, answer_labels=answer_labels, task_token=task_token, dtype=dtype,
+            contracts=contracts, allow_other_features=allow_other_features,
+        )  # fmt: skip
+        self.config, self.heads = opened.config, opened.heads
+        self._opened, self._max_regions = opened, max_regions
+        self._texts = TextReader(opened.tokenizer, self.config.max_text_length, text_length)
+        self._regions = RegionReader(
+            feature_dim=self.config.region_feature_dim, extractor=extractor, store=store, cache_size=cache_size
+        )
+        self._programs = Programs(self.config, opened.params, max_regions=max_regions, batch_size=batch_size)
+
+    def __repr__(self) -> str:
+        """What it is of."""
+        return f"Predictor({self._opened.origin!r}, heads={list(self.heads)})"
+
+    @overload
+    def answer(self, image: Image, question: str, *, top_k: int = ..., task_token: int | None = ...) -> Answer: ...
+    @overload
+    def answer(self, image: Images, question: Texts, *, top_k: int = ..., task_token: int | None = ...) -> Any: ...
+    def answer(self, image: Images, question: Texts, *, top_k: int = 5, task_token: int | None = None) -> Any:
+        """Answers questions about pictures, from the answers that the head knows.
+
+        Args:
+            image: picture or pictures.
+            question: text or texts.
+            top_k: how many answers to give; fewer where the head has fewer.
+            task_token: instead of the predictor's.
+
+        Returns:
+            An ``Answer``, or a list of them.
+
+        Raises:
+            InputError: no head for it, nothing says which answers there are, or the input cannot be used.
+        """
+        head = self._opened.head("answer questions", "vqa", "gqa")
+        labels = self._opened.labels(head).answers
+        token = self._opened.task_token(task_token)
+        pairs, is_one = self._pairs(image, question)
+        scores = self._programs.scores(head, pairs, token)
+        answers = [best_answers(logits, labels, top_k) for logits in scores]
+        return answers[0] if is_one else answers
+
+    @overload
+    def ground(
+        self, image: Image, expression: str, *, whole_image: bool = ..., task_token: int | None = ...
+    ) -> Grounded: ...
+    @overload
+    def ground(
+        self, image: Images, expression: Texts, *, whole_image: bool = ..., task_token: int | None = ...
+    ) -> Any: ...
+    def ground(
+        self, image: Images, expression: Texts, *, whole_image: bool = True, task_token: int | None = None
+    ) -> Any:
+        """Finds what expressions mean.
+
+        Args:
+            image: picture or pictures.
+            expression: text or texts.
+            whole_image: whether the whole picture is a candidate, as in the released code.
+            task_token: instead of the predictor's.
+
+        Returns:
+            A ``Grounded``, or a list of them.
+
+        Raises:
+            InputError: no head for it, or the input cannot be used.
+        """
+        head = self._opened.head("find what an expression means", "grounding")
+        token = self._opened.task_token(task_token)
+        pairs, is_one = self._pairs(image, expression)
+        scores = self._programs.scores(head, pairs, token)
+        grounded = [
+            best_boxes(logits, self._boxes(pair), whole_image=whole_image)
+            for pair, logits in zip(pairs, scores, strict=True)
+        ]
+        return grounded[0] if is_one else grounded
+
+    def match(self, images: Images, texts: Texts, *, task_token: int | None = None) -> np.ndarray:
+        """Says how well every text fits every picture.
+
+        With a choice head (fine-tuned for retrieval) the score is its logit, made for comparing the texts of a picture
+        or the pictures of a text. Otherwise it is the alignment head's logit of "they belong together" minus that of
+        "they do not": positive means that they do, and its sigmoid is the probability. Unlike probabilities, which in
+        float32 are 1 for many good pairs, logits rank without ties. Every pair is computed in full; to rank thousands,
+        experiments/evaluate.py is faster.
+
+        Args:
+            images: picture or pictures.
+            texts: text or texts.
+            task_token: instead of the predictor's.
+
+        Returns:
+            [N,M] float32; an axis of which a single one was given, not a list, is not there.
+
+        Raises:
+            InputError: no head for it, or the input cannot be used.
+        """
+        head = self._opened.head("say how well a text fits a picture", *PAIR_HEADS)
+        token = self._opened.task_token(task_token)
+        tokens = [self._texts.read(text) for text in listed(texts)]
+        regions = self._regions.read(listed(images))
+        pairs = [Pair(ids, found) for found in regions for ids in tokens]
+        scores = np.array(self._programs.scores(head, pairs, token), np.float32).reshape(len(regions), len(tokens))
+        return np.asarray(scores[slice(None) if are_many(images) else 0, slice(None) if are_many(texts) else 0])
+
+    @overload
+    def fill(self, image: Image, text: str, *, top_k: int = ..., task_token: int | None = ...) -> Filled: ...
+    @overload
+    def fill(self, image: Images, text: Texts, *, top_k: int = ..., task_token: int | None = ...) -> Any: ...
+    def fill(self, image: Images, text: Texts, *, top_k: int = 5, task_token: int | None = None) -> Any:
+        """Guesses the words behind ``[MASK]``, one word piece each, every one with all of them hidden.
+
+        Args:
+            image: picture or pictures.
+            text: text or texts, with at least one ``[MASK]`` each.
+            top_k: how many guesses to give.
+            task_token: instead of the predictor's.
+
+        Returns:
+            A ``Filled``, or a list of them.
+
+        Raises:
+            InputError: no head for it, no ``[MASK]``, or the input cannot be used.
+        """
+        head = self._opened.head("fill a blank", "tokens")
+        token = self._opened.task_token(task_token)
+        pairs, is_one = self._pairs(image, text, masked=True)
+        scores = self._programs.scores(head, pairs, token)
+        filled = []
+        for pair, logits in zip(pairs, scores, strict=True):
+            best, blanks = best_words(logits, self._opened.tokenizer, top_k)
+            filled.append(Filled(self._texts.filled(pair.token_ids, pair.positions, best[:, 0]), blanks))
+        return filled[0] if is_one else filled
+
+    def embed(self, *, image: Images | None = None, text: Texts | None = None, task_token: int | None = None) -> Any:
+        """The model's last states of pictures, texts or pairs.
+
+        The two streams read each other, so there is no reading one side alone. A text by itself is read with a blank
+        picture, one region without features, place or size; a picture by itself with the empty text, [CLS] [SEP].
+
+        Args:
+            image: picture or pictures; None for texts alone.
+            text: text or texts; None for pictures alone.
+            task_token: instead of the predictor's.
+
+        Returns:
+            An ``Embedding``, or a list of them.
+
+        Raises:
+            InputError: neither is given, or the input cannot be used.
+        """
+        if image is None and text is None:
+            raise InputError("there is nothing to embed: give image=, text=, or both")
+        token = self._opened.task_token(task_token)
+        pairs, is_one = self._pairs(image, text)
+        states = self._programs.states(pairs, token)
+        embedded = [
+            self._embedding(pair, of_pair, with_text=text is not None)
+            for pair, of_pair in zip(pairs, states, strict=True)
+        ]
+        return embedded[0] if is_one else embedded
+
+    @overload
+    def attention(self, image: Image, text: str, *, task_token: int | None = ...) -> Attention: ...
+    @overload
+    def attention(self, image: Images, text: Texts, *, task_token: int | None = ...) -> Any: ...
+    def attention(self, image: Images, text: Texts, *, task_token: int | None = None) -> Any:
+        """The regions that the model looks at when it reads a text: an ``Attention``, or a list of them.
+
+        Raises:
+            InputError: the input cannot be used.
+        """
+        token = self._opened.task_token(task_token)
+        pairs, is_one = self._pairs(image, text)
+        shares = self._programs.attention(pairs, token)
+        attention = [Attention(self._boxes(pair), of_pair) for pair, of_pair in zip(pairs, shares, strict=True)]
+        return attention[0] if is_one else attention
+
+    def _pairs(self, image: Images | None, text: Texts | None, *, masked: bool = False) -> tuple[list[Pair], bool]:
+        """Pictures with texts, and whether there is one pair that was given as no list; texts are checked first."""
+        check_counts(image, text)
+        read = self._texts.read_masked if masked else self._texts.read
+        rows = [self._texts.empty] if text is None else [read(one) for one in listed(text)]
+        regions: list[Any] = [None] if image is None else self._regions.read(listed(image))
+        regions, rows = paired(regions, rows, many_images=are_many(image), many_texts=are_many(text))
+        blanks = [self._texts.blanks(ids) if masked else () for ids in rows]
+        return [*map(Pair, rows, regions, blanks)], not (are_many(image) or are_many(text))
+
+    def _boxes(self, pair: Pair) -> np.ndarray:
+        assert pair.regions is not None
+        return slot_boxes(pair.regions, self._max_regions)
+
+    def _embedding(self, pair: Pair, states: States, *, with_text: bool) -> Embedding:
+        tokens = self._opened.tokenizer.tokens(pair.token_ids)
+        if self.config.num_task_embeddings:
+            tokens.insert(1, "[TASK]")
+        embedding = Embedding(
+            pair=states.pair,
+            text_pooled=states.text_pooled,
+            text=states.text,
+            tokens=tuple(tokens),
+            regions_pooled=states.regions_pooled,
+            regions=states.regions,
+            boxes=None if pair.regions is None else self._boxes(pair),
+        )
+        if not with_text:
+            return embedding._replace(pair=None, text_pooled=None, text=None, tokens=None)
+        return embedding._replace(pair=None, regions_pooled=None, regions=None) if pair.regions is None else embedding
+
+
+def _extractor(detector: str | os.PathLike[str] | Detector | Extracts | None) -> Extracts | None:
+    if isinstance(detector, str | os.PathLike):
+        detector = load_detector(detector)
+    return RegionExtractor(detector) if isinstance(detector, Detector) else detector
