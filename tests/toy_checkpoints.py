@@ -10,9 +10,9 @@ import vilbert_jax as vj
 from vilbert_jax.checkpoints.conversion import abstract_params
 from vilbert_jax.data.text import load_tokenizer
 
-STREAM = vj.StreamConfig(width=8, num_layers=2, num_heads=2, mlp_dim=8)
+TEXT, REGIONS = (vj.StreamConfig(width=8, num_layers=count, num_heads=2, mlp_dim=8) for count in (2, 1))
 CONFIG = vj.ViLBERTConfig.tiny(
-    text=STREAM, regions=STREAM, text_co_layers=(0, 1), region_co_layers=(0, 1), co_width=8, co_num_heads=2,
+    text=TEXT, regions=REGIONS, text_co_layers=(1,), region_co_layers=(0,), co_width=8, co_num_heads=2,
     vocab_size=5 + len(toy_tasks.WORDS), region_feature_dim=toy_tasks.FEATURE_DIM, region_target_dim=4,
     num_vqa_answers=len(toy_tasks.ANSWERS),
 )  # fmt: skip
