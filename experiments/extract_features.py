@@ -8,6 +8,7 @@
               --config.regions=region_features/NAME. The same command again goes on where it was stopped.
 --boxes       10-36: regions that are surely something, at least 10, at most 36, as in the paper; 10-100; 36: always 36;
               best100: the best 100, as MMF keeps them; hf36: as Hugging Face's LXMERT keeps them.
+--given_boxes instead: boxes to describe. JSON lines, {"image_id": "42", "boxes": [[x1, y1, x2, y2], ...]}, or TFDS.
 
 Files that cannot be read are listed in OUTPUT/unreadable.tsv, the others are extracted. See docs/detector.md.
 """
@@ -28,6 +29,7 @@ from vilbert_jax.data.region_codec import Storage
 from vilbert_jax.extraction.class_names import with_class_names
 from vilbert_jax.extraction.contract import parse_rule
 from vilbert_jax.extraction.extractor import RegionExtractor
+from vilbert_jax.extraction.given import GivenBoxExtractor, pictures_with_boxes, read_given_boxes
 from vilbert_jax.extraction.run import extract_to_store
 from vilbert_jax.extraction.sources import TFDS_PREFIX, open_pictures
 from vilbert_jax.sharding import MeshConfig, make_mesh
@@ -41,7 +43,9 @@ def main() -> None:
     add("--weights", required=True)
     add("--images", required=True)
     add("--output", required=True, type=pathlib.Path)
-    add("--boxes", default="10-36")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--boxes", default="10-36")
+    which.add_argument("--given_boxes")
     ids = "file names without folders and ending, paths without ending, or the numbers that names end with"
     add("--image_ids", default="names", choices=["names", "paths", "numbers"], help=ids)
     add("--storage", default="int8", choices=["int8", "float16"], help="of features; float16 takes twice the space")
@@ -50,11 +54,11 @@ def main() -> None:
     add("--readers", type=int, default=4, help="threads that read pictures; each needs 7 bytes a pixel")
     add("--data_dir", help="TFDS folder of TFDS:NAME/CONFIG; default: TFDS_DATA_DIR or ~/tensorflow_datasets")
     args = parser.parse_args()
-
     rule = parse_rule(args.boxes)
-    name = args.images.removeprefix(TFDS_PREFIX)
-    if name != args.images and name in {f"scenes/{config.name}" for config in scenes.Builder.BUILDER_CONFIGS}:
-        embedded.ensure([name], data_folder(args.data_dir))
+    drawn = [f"scenes/{config.name}" for config in scenes.Builder.BUILDER_CONFIGS]
+    sources = (args.images, args.given_boxes)
+    embedded.ensure([name for name in drawn if TFDS_PREFIX + name in sources], data_folder(args.data_dir))
+    say = functools.partial(print, file=sys.stderr)
     pictures = open_pictures(args.images, args.image_ids, data_dir=args.data_dir)
     detector = load_detector(args.weights)
     if args.class_names:
@@ -62,17 +66,13 @@ def main() -> None:
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(), devices)
     extractor = RegionExtractor(detector, rule, batch_size=args.batch_size * len(devices), mesh=mesh)
-    print(
-        f"{len(pictures)} pictures, {len(devices)} {devices[0].platform} device(s), {extractor.contract.selection_rule}"
-    )
+    if args.given_boxes:
+        boxes = read_given_boxes(args.given_boxes, data_dir=args.data_dir)
+        pictures, extractor = pictures_with_boxes(pictures, boxes, say), GivenBoxExtractor(extractor, boxes)
+    print(f"{len(pictures)} pictures, {len(devices)} devices, {extractor.contract.selection_rule}")
+    output, storage = args.output.expanduser(), Storage(features=args.storage)
     extract_to_store(
-        extractor,
-        pictures,
-        args.output.expanduser(),
-        extracted.BUILDING,
-        storage=Storage(features=args.storage),
-        num_readers=args.readers,
-        say=functools.partial(print, file=sys.stderr),
+        extractor, pictures, output, extracted.BUILDING, storage=storage, num_readers=args.readers, say=say
     )
 
 

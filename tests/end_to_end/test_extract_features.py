@@ -1,5 +1,6 @@
 """experiments/extract_features.py as a user runs it: folders of odd pictures, kills, other detectors, recipes."""
 
+import json
 import os
 import pathlib
 import runpy
@@ -134,6 +135,19 @@ def test_a_killed_extraction_goes_on(store, weights, pictures, tmp_path):
     assert (output / "unreadable.tsv").read_text() == (store / "unreadable.tsv").read_text()
 
 
+def test_given_boxes_are_described(weights, pictures, tmp_path, capsys):
+    boxes = {"many_03": [[1, 2, 20, 25], [30, 5, 50, 30]], "many_01": [[0, 0, 50, 31]]}
+    lines = [json.dumps({"image_id": image_id, "boxes": rows}) for image_id, rows in boxes.items()]
+    (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
+    flags = dict(weights=weights, images=pictures, image_ids="paths", output=tmp_path / "given")
+    assert run(**flags, given_boxes=tmp_path / "boxes.jsonl") == 0
+    assert "pictures have no given boxes and are left out" in capsys.readouterr().err
+    found = RegionStore(tmp_path / "given")
+    assert {image_id: found[image_id].boxes.tolist() for image_id in found.image_ids} == boxes
+    assert run(**flags, given_boxes=tmp_path / "boxes.jsonl", boxes="3-6") == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -143,6 +157,7 @@ def test_a_killed_extraction_goes_on(store, weights, pictures, tmp_path):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"readers": 0}, "0 readers"),
         ({"images": "TFDS:none/pictures"}, "no data set of pictures"),
+        ({"given_boxes": "none.jsonl"}, "given boxes: none.jsonl cannot be read"),
     ],
 )
 def test_flags_that_cannot_be_used(flags, message, weights, pictures, tmp_path, capsys):

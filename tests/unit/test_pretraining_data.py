@@ -390,6 +390,9 @@ def test_missing_data_names_the_command_that_builds_it_and_the_embedded_run(conf
     assert f"build.py region_features --config=cc --source=PATH --contract=DETECTOR --data_dir={data_folder}" in str(
         error.value
     )
+    assert f"extract_features.py --weights=DETECTOR --images=PICTURES --output={data_folder}/region_features/cc" in str(
+        error.value
+    )
     assert "make captions" not in str(error.value)
 
 

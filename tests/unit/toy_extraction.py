@@ -22,7 +22,7 @@ PICTURES_A_PART = 4
 class ToyExtractor:
     """Holds back a few pictures, as batches do."""
 
-    contract = CONTRACT
+    contract, given_boxes = CONTRACT, ""
 
     def ready(self, image_id, picture):
         nothing = np.zeros(2)

@@ -92,6 +92,9 @@ def how_to_get(
     elif package == "region_features":
         lines = ["Import it from a feature dump (docs/data.md):"]
         lines.append(f"  {command} --source=PATH --contract=DETECTOR --data_dir={data_folder(data_dir)}")
+        lines.append("or extract it from pictures (docs/detector.md):")
+        extract = "python experiments/extract_features.py --weights=DETECTOR --images=PICTURES"
+        lines.append(f"  {extract} --output={data_folder(data_dir) / name}")
     else:
         lines = [f"Build it:\n  {command} --data_dir={data_folder(data_dir)}"]
     if embedded_hint:

@@ -4,8 +4,8 @@ H, W sides of a picture, n its regions, F features, C classes.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,8 @@ from vilbert_jax.sharding import BATCH_AXES, MeshConfig, batch_sharding, make_me
 
 _WINDOW = 16  # pictures, beyond four batches, that may wait for others of their canvas
 _LEAST_PLACES = 16  # places for given boxes; more are powers of two, so that few programs are compiled
+
+T = TypeVar("T")
 
 
 class Extracted(NamedTuple):
@@ -65,7 +67,10 @@ class RegionExtractor:
         rule: which regions are kept.
         contract: what the features mean, for a store and for a checkpoint's comparison.
         num_rows: pictures a step: ``batch_size``, filled up to a multiple of the devices.
+        given_boxes: empty: this extractor finds its boxes.
     """
+
+    given_boxes = ""
 
     def __init__(
         self,
@@ -92,7 +97,7 @@ class RegionExtractor:
         shards = num_batch_shards(mesh)
         self.detector, self.rule, self.contract = detector, rule, contract_of(detector, rule)
         self.num_rows = -(-batch_size // shards) * shards
-        self._num_shards = shards
+        self._window = 4 * self.num_rows + _WINDOW
         self._by_row = batch_sharding(mesh)
         self._params = jax.device_put(detector.params, jax.NamedSharding(mesh, jax.P()))
         self._detect = _on_rows(functools.partial(detect, detector.model, rule=rule), mesh)
@@ -122,9 +127,8 @@ class RegionExtractor:
 
     def extract_ready(self, pictures: Iterable[ReadyPicture]) -> Iterator[Extracted]:
         """``extract`` of pictures that ``ready`` gave, so that others can resize them ahead."""
-        window = 4 * self.num_rows + _WINDOW
-        groups = in_groups(pictures, _canvas, size=self.num_rows, window=window)
-        return in_order(self._run(groups))
+        groups = in_groups(pictures, _canvas, size=self.num_rows, window=self._window)
+        return in_order(_run(groups, self._start, self._fetch))
 
     def describe(self, picture: np.ndarray, boxes: np.ndarray) -> Extracted:
         """Given boxes of one picture, in their order: nothing is proposed or selected. ``image_id`` is empty.
@@ -144,33 +148,28 @@ class RegionExtractor:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(f"given box {row} is {boxes[row].tolist()}; expected x1, y1, x2, y2 in pixels")
-        return self._described(ready, boxes)
+        return next(self.describe_ready([(ready, boxes)]))
 
-    def _described(self, picture: ReadyPicture, boxes: np.ndarray) -> Extracted:
-        num_places = max(_LEAST_PLACES, 1 << (len(boxes) - 1).bit_length())
-        places = np.zeros((1, num_places, 4), np.float32)
-        places[0, : len(boxes)] = np.clip(boxes, 0, _corner(picture))
-        mask = np.arange(num_places)[None] < len(boxes)
-        arrays = (stack([picture.prepared]), places, mask)
-        rows = jax.tree.map(lambda x: np.repeat(x, self._num_shards, axis=0), arrays)
-        found = self._describe(self._params, *jax.device_put(rows, self._by_row))
-        return _result(picture, jax.device_get(found), 0)
-
-    def _run(self, groups: Iterable[list[tuple[int, ReadyPicture]]]) -> Iterator[tuple[int, Extracted]]:
-        """Numbered results; while one batch is fetched the next one is computed already."""
-        running: tuple[list[tuple[int, ReadyPicture]], Any] | None = None
-        for group in groups:
-            previous, running = running, (group, self._start([picture for _, picture in group]))
-            if previous is not None:
-                yield from self._fetch(*previous)
-        if running is not None:
-            yield from self._fetch(*running)
+    def describe_ready(self, pictures: Iterable[tuple[ReadyPicture, np.ndarray]]) -> Iterator[Extracted]:
+        """``describe`` of many pictures that ``ready`` gave, each with its boxes, which are not checked again; lazy."""
+        groups = in_groups(pictures, _canvas_and_places, size=self.num_rows, window=self._window)
+        return in_order(_run(groups, self._start_given, _fetch_given))
 
     def _start(self, pictures: Sequence[ReadyPicture]) -> Any:
         """Detections to come; rows that no picture fills repeat the first one."""
-        filled = [*pictures, *[pictures[0]] * (self.num_rows - len(pictures))]
+        filled = _filled(pictures, self.num_rows)
         batch = jax.device_put(stack([picture.prepared for picture in filled]), self._by_row)
         return self._detect(self._params, batch)
+
+    def _start_given(self, pictures: Sequence[tuple[ReadyPicture, np.ndarray]]) -> Any:
+        filled = _filled(pictures, self.num_rows)
+        places = np.zeros((self.num_rows, _num_places(filled[0][1]), 4), np.float32)
+        mask = np.zeros(places.shape[:2], bool)
+        for row, (picture, boxes) in enumerate(filled):
+            places[row, : len(boxes)] = np.clip(boxes, 0, _corner(picture))
+            mask[row, : len(boxes)] = True
+        batch = (stack([picture.prepared for picture, _ in filled]), places, mask)
+        return self._describe(self._params, *jax.device_put(batch, self._by_row))
 
     def _fetch(self, group: list[tuple[int, ReadyPicture]], detections: Any) -> Iterator[tuple[int, Extracted]]:
         found = jax.device_get(detections)
@@ -178,8 +177,33 @@ class RegionExtractor:
             if found.mask[row].any():
                 yield number, _result(picture, found, row)
             else:
-                whole = self._described(picture, np.concatenate([[0, 0], _corner(picture)[2:]])[None])
-                yield number, whole._replace(fell_short=True)
+                whole = np.concatenate([[0, 0], _corner(picture)[2:]])[None]
+                yield number, next(self.describe_ready([(picture, whole)]))._replace(fell_short=True)
+
+
+def _run(
+    groups: Iterable[list[tuple[int, T]]],
+    start: Callable[[Sequence[T]], Any],
+    fetch: Callable[[list[tuple[int, T]], Any], Iterator[tuple[int, Extracted]]],
+) -> Iterator[tuple[int, Extracted]]:
+    """Numbered results; while one batch is fetched the next one is computed already."""
+    running: tuple[list[tuple[int, T]], Any] | None = None
+    for group in groups:
+        previous, running = running, (group, start([item for _, item in group]))
+        if previous is not None:
+            yield from fetch(*previous)
+    if running is not None:
+        yield from fetch(*running)
+
+
+def _fetch_given(group: list[tuple[int, tuple[ReadyPicture, np.ndarray]]], described: Any) -> Iterator[Any]:
+    found = jax.device_get(described)
+    for row, (number, (picture, _)) in enumerate(group):
+        yield number, _result(picture, found, row)
+
+
+def _filled(items: Sequence[T], num_rows: int) -> list[T]:
+    return [*items, *[items[0]] * (num_rows - len(items))]
 
 
 def _on_rows(function: Any, mesh: Mesh) -> Any:
@@ -191,6 +215,15 @@ def _on_rows(function: Any, mesh: Mesh) -> Any:
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(params, *batch)
 
     return jax.jit(spread)
+
+
+def _num_places(boxes: np.ndarray) -> int:
+    return max(_LEAST_PLACES, 1 << (len(boxes) - 1).bit_length())
+
+
+def _canvas_and_places(item: tuple[ReadyPicture, np.ndarray]) -> tuple[int, ...]:
+    picture, boxes = item
+    return (*_canvas(picture), _num_places(boxes))
 
 
 def _canvas(picture: ReadyPicture) -> tuple[int, ...]:

@@ -53,12 +53,14 @@ class Identity:
         storage: of the arrays.
         num_pictures: in the source.
         pictures: hash of their ids and names, in order.
+        given_boxes: hash of the boxes that are described; empty where they are found.
     """
 
     contract: FeatureContract
     storage: Storage
     num_pictures: int
     pictures: str
+    given_boxes: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that json.dumps accepts."""
@@ -79,6 +81,8 @@ class Identity:
             lines.append(f"pictures: {self.num_pictures} here, {other.num_pictures} there")
         elif self.pictures != other.pictures:
             lines.append("pictures: other files or image ids, or another order")
+        if self.given_boxes != other.given_boxes and self.given_boxes and other.given_boxes:
+            lines.append("given boxes: others")
         return lines
 
 

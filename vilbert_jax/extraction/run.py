@@ -12,15 +12,16 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tqdm
 
+from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.region_codec import Storage, encode_record
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.batching import ahead
-from vilbert_jax.extraction.extractor import Extracted, ReadyPicture, RegionExtractor
+from vilbert_jax.extraction.extractor import Extracted, ReadyPicture
 from vilbert_jax.extraction.parts import Identity, Outcome, Parts, hash_of, only_one, read_part, remove_parts
 from vilbert_jax.extraction.sources import PictureSet, printable
 from vilbert_jax.progress import bar_interval
@@ -28,6 +29,28 @@ from vilbert_jax.progress import bar_interval
 UNREADABLE = "unreadable.tsv"
 FELL_SHORT = "fell_short.tsv"
 _PICTURES_A_PART = 32  # what a kill can cost
+
+
+class Extractor(Protocol):
+    """``RegionExtractor``, or ``GivenBoxExtractor``."""
+
+    @property
+    def contract(self) -> FeatureContract:
+        """What the features mean."""
+        ...
+
+    @property
+    def given_boxes(self) -> str:
+        """Hash of the boxes that are described; empty where they are found."""
+        ...
+
+    def ready(self, image_id: str, picture: np.ndarray, /) -> ReadyPicture:
+        """Resizes a picture; InputError where it cannot be used."""
+        ...
+
+    def extract_ready(self, pictures: Iterable[ReadyPicture], /) -> Iterator[Extracted]:
+        """The regions of each picture, in order."""
+        ...
 
 
 class StoreBuilding(NamedTuple):
@@ -43,7 +66,7 @@ class StoreBuilding(NamedTuple):
 
 
 def extract_to_store(
-    extractor: RegionExtractor,
+    extractor: Extractor,
     pictures: PictureSet,
     output: pathlib.Path,
     building: StoreBuilding,
@@ -76,6 +99,7 @@ def extract_to_store(
         storage=storage,
         num_pictures=len(pictures),
         pictures=hash_of(pictures.image_ids, pictures.names),
+        given_boxes=extractor.given_boxes,
     )
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -100,7 +124,7 @@ def _refuse_other(output: pathlib.Path, identity: Identity, there: Identity) -> 
         )
 
 
-def _extract_missing(extractor: RegionExtractor, pictures: PictureSet, parts: Parts, num_readers: int) -> None:
+def _extract_missing(extractor: Extractor, pictures: PictureSet, parts: Parts, num_readers: int) -> None:
     """Writes the parts that are not there; those of an interrupted run end with the last picture that it finished."""
     done = parts.done
     missing = np.flatnonzero(~done).tolist()
@@ -128,7 +152,7 @@ def _extract_missing(extractor: RegionExtractor, pictures: PictureSet, parts: Pa
 
 
 def _outcomes(
-    extractor: RegionExtractor, pictures: PictureSet, identity: Identity, numbers: Sequence[int], num_readers: int
+    extractor: Extractor, pictures: PictureSet, identity: Identity, numbers: Sequence[int], num_readers: int
 ) -> Iterator[Outcome]:
     """What became of each picture, in order."""
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -54,6 +54,12 @@ class PictureSet:
             InputError: it cannot be read.
         """
         return read_picture(self.load(number))
+
+    def only(self, image_ids: Collection[str]) -> "PictureSet":
+        """Those of the pictures that have one of the ids, in their order."""
+        kept = [number for number, image_id in enumerate(self.image_ids) if image_id in image_ids]
+        ids, names = ([all_of[number] for number in kept] for all_of in (self.image_ids, self.names))
+        return PictureSet(tuple(ids), tuple(names), lambda number: self.load(kept[number]))
 
 
 def open_pictures(
