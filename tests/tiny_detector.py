@@ -13,7 +13,8 @@ from vilbert_jax.checkpoints.conversion import match
 from vilbert_jax.checkpoints.frcnn import abstract_detector_params, detector_table
 from vilbert_jax.detector.config import DetectorConfig
 from vilbert_jax.detector.detections import select_detections
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
+from vilbert_jax.detector.pictures import Pictures
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "golden" / "detector"
 CONFIG = DetectorConfig.tiny()

@@ -30,10 +30,10 @@ def make(heads, *, seed=1, **changes):
     return model, traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def save(root, name, heads, *, contract=toy_tasks.CONTRACT, **changes):
+def save(root, name, heads, *, contract=toy_tasks.CONTRACT, trained_for=None, **changes):
     """Saves such a model as ``root / name``, with the vocabulary of ``root``; returns it with its parameters."""
     model, params = make(heads, **changes)
     answers = {"vqa": toy_tasks.ANSWERS} if "vqa" in heads else None
-    tokenizer = load_tokenizer(root / "vocab.txt")
-    vj.save_pretrained(root / name, model, params, tokenizer=tokenizer, contract=contract, outputs=answers)
+    facts = {"tokenizer": load_tokenizer(root / "vocab.txt"), "contract": contract, "trained_for": trained_for}
+    vj.save_pretrained(root / name, model, params, outputs=answers, **facts)
     return model, params

@@ -59,8 +59,8 @@ def no_space_is_input_error(folder: epath.Path) -> Iterator[None]:
         if said is None:
             raise
         raise InputError(
-            f"{folder} could not be written: {said}; nothing of it is left: make room, or name another disk with "
-            "--data_dir, and build again"
+            f"{folder} could not be written: {said}; make room, or write to another disk, and start the same "
+            "command again"
         ) from error
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import runpy
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from vilbert_jax.checkpoints.exporting import export_bert
 from vilbert_jax.checkpoints.folder import RUN_CHECKPOINTS, read_contents
 from vilbert_jax.checkpoints.released import released_table
 from vilbert_jax.checkpoints.sources import open_source
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.text import load_tokenizer
 from vilbert_jax.model import init_params
@@ -194,6 +196,18 @@ def test_the_report_names_what_is_used_and_why_the_rest_is_not(tmp_path, capfd):
     )
     assert any("cls.predictions.decoder.weight" in line for line in lines)
     assert "  saved without  vocabulary (--vocab), feature contract (--features)" in lines
+
+
+def test_what_it_was_trained_for_is_kept_where_there_is_a_place(tmp_path, capfd):
+    model, settings = vj.ViLBERTForTasks(CONFIG, ("choice",)), TrainedFor(task="a:B", text_length=12, whole_image=False)
+    params = traverse_util.unflatten_dict(random_params(model), sep="/")
+    vj.save_pretrained(tmp_path / "one", model, params, trained_for=settings)
+    assert run(input=tmp_path / "one", output=tmp_path / "two") == 0
+    assert "task settings" not in capfd.readouterr().out
+    assert open_source(tmp_path / "two").trained_for == settings.to_json()
+    assert run(input=tmp_path / "two", output=tmp_path / "m.safetensors") == 0
+    assert re.search("left out +task settings\n", capfd.readouterr().out)
+    assert open_source(tmp_path / "m.safetensors").trained_for is None
 
 
 def test_where_it_came_from_is_kept_through_every_step(tmp_path):

@@ -105,6 +105,10 @@ def test_a_run_starts_from_pretraining_with_a_fresh_head_and_keeps_its_best(fini
     assert source.outputs == {"vqa": list(toy_tasks.ANSWERS)}
     assert source.config.num_vqa_answers == len(toy_tasks.ANSWERS)
     assert source.features == toy_tasks.CONTRACT.to_json()
+    assert source.trained_for == {
+        "task": "vilbert_jax.tasks.vqa:VQA", "text_length": 16, "truncation": "keep_sep", "max_regions": 3,
+        "task_token": None, "whole_image": True,
+    }  # fmt: skip
     assert "init_from" in source.provenance
     assert f"starting from {root / 'pretrained'}, a checkpoint of this project" in said
 

@@ -15,8 +15,8 @@ from tiny_detector import CONFIG, MODEL, golden, pictures, run, selected, size_o
 
 from vilbert_jax.detector.backbone import map_sizes
 from vilbert_jax.detector.config import DETECTRON2
-from vilbert_jax.detector.faster_rcnn import PIXEL_MEAN
 from vilbert_jax.detector.heads import RegionHead, Regions
+from vilbert_jax.detector.pictures import PIXEL_MEAN
 from vilbert_jax.detector.pooling import pool_regions, range_maxima
 from vilbert_jax.detector.proposals import AnchorOutputs, ProposalHead, Proposals, propose
 from vilbert_jax.detector.selection import Best, Candidates, ClassAgnostic, Confident, surviving_confidence

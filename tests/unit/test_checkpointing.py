@@ -231,6 +231,15 @@ def test_another_identity_is_refused_by_field(two_steps):
     assert "another --workdir" in message
 
 
+def test_a_run_goes_on_with_other_lengths_and_from_checkpoints_that_state_none(two_steps):
+    for length in (30, 40):
+        with open_checkpoints(two_steps, identity={**IDENTITY, "trained_for": {"text_length": length}}) as checkpoints:
+            restored = checkpoints.restore(abstract_state())
+            assert restored is not None
+            checkpoints.save(length, restored)
+        assert read_contents(two_steps / str(length)).identity["trained_for"] == {"text_length": length}
+
+
 def test_arrays_of_another_shape_are_refused_by_path(two_steps):
     with open_checkpoints(two_steps) as checkpoints, pytest.raises(InputError, match="another --workdir") as error:
         checkpoints.restore(abstract_state(width=16))

@@ -1,5 +1,7 @@
 """Sizes of the detector, and inputs that it refuses."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import tiny_detector
 
 from vilbert_jax.checkpoints.frcnn import abstract_detector_params
 from vilbert_jax.detector.backbone import map_sizes
-from vilbert_jax.detector.config import DetectorConfig
-from vilbert_jax.detector.faster_rcnn import Pictures, subtract_mean
+from vilbert_jax.detector.config import CAFFE, DetectorConfig
+from vilbert_jax.detector.faster_rcnn import subtract_mean
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.errors import InputError
 
 
@@ -25,11 +28,39 @@ def test_size_of_the_feature_map(size, cells):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("stem_width", 0), ("blocks", (3, 4, 6)), ("blocks", (3, 4, 0, 3)), ("num_classes", 1.5), ("proposal_overlap", 7)],
-)
+    [
+        ("stem_width", 0), ("blocks", (3, 4, 6)), ("blocks", (3, 4, 0, 3)), ("num_classes", 1.5), ("num_anchors", True),
+        ("proposal_overlap", 7), ("proposal_overlap", "0.7"), ("max_proposals", 10**12),
+    ],
+)  # fmt: skip
 def test_sizes_that_no_network_has_are_refused(field, value):
     with pytest.raises(InputError, match=f"detector config: {field} is"):
         DetectorConfig.tiny(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("resize", "nonsense", "opencv, half_pixel"),
+        ("plus_one", "yes", "true or false"),
+        ("min_side", "x", "pixels, at least 0"),
+        ("min_side", -1, "pixels, at least 0"),
+        ("short_side", None, "1 <= short <= long"),
+        ("short_side", "600", "1 <= short <= long"),
+        ("long_side", 599, "1 <= short <= long"),
+        ("box_weights", (1.0, 1.0), "four numbers above 0"),
+        ("box_weights", (1.0, 1.0, 0.0, 1.0), "four numbers above 0"),
+    ],
+)
+def test_flavours_that_mean_nothing_are_refused(field, value, expected):
+    with pytest.raises(InputError, match=f"flavour: .*{field}.*expected .*{expected}"):
+        dataclasses.replace(CAFFE, **{field: value})
+
+
+@pytest.mark.parametrize("damaged", [[], None, {}, {"flavour": []}, {"flavour": {}}], ids=str)
+def test_damaged_configs_are_refused(damaged):
+    with pytest.raises(InputError, match="detector config: .*written by another version, or is none"):
+        DetectorConfig.from_dict(damaged)
 
 
 def test_the_mean_is_subtracted_in_the_order_of_the_channels():

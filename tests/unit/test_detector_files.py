@@ -8,6 +8,7 @@ import pytest
 import tiny_detector
 from flax import traverse_util
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from tiny_detector import CONFIG
 
 from vilbert_jax.checkpoints.detectors import load_detector, make_detector, save_detector
@@ -32,8 +33,8 @@ def detector():
     return make_detector(tiny_detector.MODEL, tiny_detector.params(), family="tiny", class_names=NAMES)
 
 
-def write(path, tensors, notes=None):
-    write_safetensors(path, tensors, notes)
+def write(path, tensors, *note):
+    write_safetensors(path, tensors, *note)
     return path
 
 
@@ -71,6 +72,26 @@ def test_what_was_saved_is_loaded_without_being_told_anything(tmp_path, detector
     found = load_detector(tmp_path / "new" / "detector.safetensors")
     assert found._replace(params=None) == detector._replace(params=None)
     assert_same_params(found.params, detector.params)
+
+
+def test_the_same_detector_is_the_same_bytes(tmp_path, detector):
+    """A head of several entries has a new order in nearly every file: the library keeps them in a hash map."""
+    turned = detector._replace(params=dict(reversed([*detector.params.items()])))
+    for k, one in enumerate([detector] * 6 + [turned]):
+        save_detector(tmp_path / f"{k}.safetensors", one)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_a_head_of_several_entries_is_read(tmp_path, detector):
+    """As this project wrote it before."""
+    save_detector(tmp_path / "new.safetensors", detector)
+    with safe_open(tmp_path / "new.safetensors", framework="np") as file:
+        note = json.loads(file.metadata()["vilbert_jax_detector"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = {"format": "pt", "vilbert_jax_detector": json.dumps(dict(reversed(note.items())))}
+    save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
+    new, old = (load_detector(tmp_path / f"{name}.safetensors") for name in ("new", "old"))
+    assert old._replace(params=None) == new._replace(params=None)
 
 
 @pytest.mark.parametrize("flavour", [CAFFE, dataclasses.replace(DETECTRON2, short_side=192, long_side=256)])
@@ -116,7 +137,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("note", ["{", "[1]", '{"family": "x"}', '{"config": {}, "class_names": [1]}'])
 def test_a_damaged_head_is_refused(tmp_path, tensors, note):
-    path = write(tmp_path / "model.safetensors", tensors, {"vilbert_jax_detector": note})
+    path = write(tmp_path / "model.safetensors", tensors, ("vilbert_jax_detector", note))
     with pytest.raises(InputError, match="its head, vilbert_jax_detector, is damaged"):
         load_detector(path)
 

@@ -13,9 +13,10 @@ from flax import traverse_util
 from vilbert_jax.detector.anchors import make_anchors
 from vilbert_jax.detector.backbone import ConvNorm, map_sizes
 from vilbert_jax.detector.config import DETECTRON2, DetectorConfig
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
 from vilbert_jax.detector.initialisation import starting_params
 from vilbert_jax.detector.objective import FROZEN, Objective, detection_losses
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.detector.pooling import pool_regions, range_maxima
 from vilbert_jax.detector.targets import Things
 from vilbert_jax.errors import InputError

@@ -1,6 +1,8 @@
 """Sizes, canvases and resizing against the references' numbers, plain loops."""
 
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from vilbert_jax.data.picture_files import read_picture
 from vilbert_jax.detector.config import CAFFE, DETECTRON2
-from vilbert_jax.detector.faster_rcnn import PIXEL_MEAN
+from vilbert_jax.detector.pictures import PIXEL_MEAN
 from vilbert_jax.detector.preparation import canvas_of, network_size, prepare, stack
 from vilbert_jax.errors import InputError
 
@@ -197,6 +199,12 @@ def test_odd_pictures_can_be_prepared(flavour, name):
     assert prepared.pixels.dtype == np.float32
     assert np.isfinite(prepared.pixels).all()
     assert (prepared.scale > 0).all()
+
+
+def test_pictures_are_prepared_without_jax():
+    """By processes that read pictures: it would cost each of them seconds and memory."""
+    code = "import sys, vilbert_jax.detector.preparation; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_copy_of_a_large_picture_is_made():

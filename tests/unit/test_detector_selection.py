@@ -1,5 +1,6 @@
 """The three rules of selection where the reference values do not reach: too few, none, equal, absent, bad settings."""
 
+import dataclasses
 import functools
 
 import jax
@@ -64,7 +65,7 @@ def test_absent_rows_are_not_chosen_and_suppress_nothing():
     boxes = np.array([[0, 0, 9, 9]] * NUM_BOXES, np.float32)
     mask = [False, True, True, False, False, False]
     assert selected(CONFIDENT, [0.9, 0.6, 0.7, 0.9, 0.9, 0.9], mask, boxes) == ([2, 1], 2, False)
-    assert selected(Best(max_boxes=4), [0.9, 0.6, 0.7, 0.9, 0.9, 0.9], mask, boxes) == ([2, 1], 1, False)
+    assert selected(Best(max_boxes=2), [0.9, 0.6, 0.7, 0.9, 0.9, 0.9], mask, boxes) == ([2, 1], 1, False)
     rule = ClassAgnostic(min_boxes=1, max_boxes=4)
     assert selected(rule, [0.9, 0.6, 0.7, 0.9, 0.9, 0.9], mask, boxes) == ([2], 1, False)
 
@@ -75,8 +76,19 @@ def test_a_picture_without_proposals(rule):
 
 
 def test_fewer_proposals_than_the_least_number():
+    """All are kept, and it is said."""
     rule = Confident(min_boxes=10, max_boxes=36, confidence=0.5)
-    assert selected(rule, [0.1, 0.2, 0.9, 0.3, 0.2, 0.2]) == ([2, 3, 1, 4, 5, 0], 6, False)
+    assert selected(rule, [0.1, 0.2, 0.9, 0.3, 0.2, 0.2]) == ([2, 3, 1, 4, 5, 0], 6, True)
+    assert selected(Best(max_boxes=7), [0.1, 0.2, 0.9, 0.3, 0.2, 0.2]) == ([2, 3, 1, 4, 5, 0], 6, True)
+
+
+@pytest.mark.parametrize(
+    "rule", [Confident(min_boxes=1, max_boxes=10**12), ClassAgnostic(min_boxes=1, max_boxes=10**12)], ids=str
+)
+def test_no_more_places_than_proposals(rule):
+    probs = [0.1, 0.2, 0.9, 0.3, 0.25, 0.2]
+    few = dataclasses.replace(rule, max_boxes=6)
+    assert selected(rule, probs) == selected(few, probs)
 
 
 def test_always_the_same_number_of_which_some_are_no_object():

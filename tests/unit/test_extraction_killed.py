@@ -1,7 +1,10 @@
 """Extractions that are interrupted anywhere, or go into the folder of another one."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -57,10 +60,16 @@ def killed_while_it_moves(patch):
     patch.setattr(run.os, "rename", lambda old, new: rename(old, new) if ".extraction" in str(new) else dying())
 
 
+def killed_before_a_part_has_its_name(patch):
+    replace = parts.os.replace
+    patch.setattr(parts.os, "replace", lambda old, new: replace(old, new) if str(new).endswith("json") else dying())
+
+
 POINTS = {
     "before the first part": lambda patch: killed_while_writing_parts(patch, 0),
     "after two parts": lambda patch: killed_while_writing_parts(patch, 2),
-    "before a part has its name": lambda patch: patch.setattr(parts.os, "fsync", dying),
+    "before there is anything": lambda patch: patch.setattr(parts.os, "replace", dying),
+    "before a part has its name": killed_before_a_part_has_its_name,
     "before the last part": lambda patch: killed_while_writing_parts(patch, 5),
     "while the store is built": lambda patch: patch.setattr(extracted.ExtractedRegions, "finish", dying),
     "before the store has its place": killed_while_it_moves,
@@ -108,12 +117,52 @@ def test_what_is_finished_is_saved_when_a_run_ends_early(interrupt, uninterrupte
     assert RegionStore(output).fingerprint == RegionStore(uninterrupted).fingerprint
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_finished_is_saved_after_a_signal(number, uninterrupted, tmp_path):
+    """No exception goes through whatever runs when it comes."""
+
+    class Signalled(ToyExtractor):
+        def extract_ready(self, pictures):
+            for count, found in enumerate(super().extract_ready(pictures)):
+                if count == 3:
+                    signal.raise_signal(number)
+                yield found
+
+    source, output = ToySource(), tmp_path / "toy"
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        extract(source, output, Signalled())
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    again = ToySource()
+    extract(again, output)
+    assert sorted(again.loads) == list(range(4, 21))  # 3, which cannot be read, was the next outcome
+    assert RegionStore(output).fingerprint == RegionStore(uninterrupted).fingerprint
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"contract": {}}'])
+def test_what_was_begun_cannot_be_told(damage, tmp_path):
+    Parts(tmp_path, Identity(contract=CONTRACT, storage=Storage(), num_pictures=21, pictures="abc"))
+    (tmp_path / ".extraction" / "identity.json").write_text(damage)
+    with pytest.raises(InputError, match=r"identity.json is damaged .*delete .*\.extraction and start"):
+        extract(ToySource(), tmp_path)
+
+
+def test_a_folder_with_others_in_it_is_refused_before_the_work(tmp_path):
+    (tmp_path / "1.0.0").mkdir()
+    source = ToySource()
+    with pytest.raises(InputError, match=r"has the folder '1\.0\.0', which is no finished extraction"):
+        extract(source, tmp_path)
+    assert not source.loads
+    assert not (tmp_path / ".extraction").exists()
+
+
 OTHERS = {
     "detector": (lambda: {}, dict(weights_hash="xyz"), "weights_hash: 'xyz' here, 'abc' there"),
     "rule": (lambda: {}, dict(selection_rule="best 9"), "selection_rule: 'best 9' here, 'all' there"),
     "storage": (lambda: {"storage": Storage(features="float16")}, {}, "storage: .*float16.* here, .*int8"),
     "pictures": (lambda: {"source": ToySource(count=20)}, {}, "pictures: 20 here, 21 there"),
-    "names": (lambda: {"source": ToySource(ids=tuple(map(str, range(21))))}, {}, "pictures: other files or image ids"),
+    "names": (lambda: {"source": ToySource(ids=tuple(map(str, range(21))))}, {}, "pictures: other files, contents or"),
+    "contents": (lambda: {"source": ToySource(state="other")}, {}, "pictures: other files, contents or image ids"),
 }
 
 
@@ -143,6 +192,32 @@ def test_one_extraction_at_a_time(tmp_path):
         extract(ToySource(), tmp_path)
     extract(ToySource(count=2, bad=()), tmp_path)
     assert len(RegionStore(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_lock_whose_holder_ends_meanwhile_is_taken_anew(another, tmp_path, monkeypatch):
+    """Between opening its file and locking it the file is removed, and perhaps made and locked by somebody else."""
+    flock, file, calls = fcntl.flock, tmp_path / ".extraction.lock", []
+    with contextlib.ExitStack() as others:
+
+        def late(handle, how):
+            calls.append(how)
+            if len(calls) == 1:
+                file.unlink()
+                if another:
+                    others.enter_context(only_one(tmp_path))
+            flock(handle, how)
+
+        monkeypatch.setattr(parts.fcntl, "flock", late)
+        if another:
+            with pytest.raises(InputError, match="another process"), only_one(tmp_path):
+                pass
+            assert file.exists()  # it is not ours
+        else:
+            with only_one(tmp_path), pytest.raises(InputError, match="another process"), only_one(tmp_path):
+                pass
+        assert len(calls) == 3
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_part_is_named_and_can_be_made_again(uninterrupted, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from vilbert_jax.data.picture_files import read_picture
 from vilbert_jax.data.region_codec import check_record
 from vilbert_jax.detector.detections import detect
 from vilbert_jax.detector.preparation import prepare, stack
-from vilbert_jax.detector.selection import Confident
+from vilbert_jax.detector.selection import Best, ClassAgnostic, Confident
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.contract import contract_of
 from vilbert_jax.extraction.extractor import RegionExtractor
@@ -68,6 +68,13 @@ def test_regions_are_those_of_the_detector(one_by_one):
         np.testing.assert_allclose(found.record.features, expected.features[0][rows], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.class_confidences, found.record.class_probs[:, 1:].max(axis=1))
         assert found.record.class_probs.shape[1] == detector().model.config.num_classes + 1
+
+
+@pytest.mark.parametrize("rule", [Confident(min_boxes=21, max_boxes=36), Best(), ClassAgnostic()], ids=str)
+def test_a_rule_that_asks_for_more_than_is_proposed_is_refused(rule):
+    with pytest.raises(InputError, match=r"at least (21|100|36) regions, the detector proposes at most 20"):
+        RegionExtractor(detector(), rule)
+    RegionExtractor(detector())  # 10 to 36
 
 
 def test_records_can_be_stored(one_by_one):

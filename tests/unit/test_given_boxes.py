@@ -34,7 +34,7 @@ BOXES = {image_id: boxes_of(image_id, count) for image_id, count in zip(PICTURES
 
 def source():
     pictures = tuple(PICTURES)
-    return PictureSet(pictures, pictures, lambda number: PICTURES[pictures[number]])
+    return PictureSet(pictures, pictures, states=pictures, load=lambda number: PICTURES[pictures[number]])
 
 
 def extract(output, boxes, say=lambda line: None, **options):

@@ -57,10 +57,11 @@ def extracted_from(ready):
 class ToySource:
     """Pictures in memory, some of them unreadable; counts what is read."""
 
-    def __init__(self, count=21, bad=(3, 4, 20), ids=None):
+    def __init__(self, count=21, bad=(3, 4, 20), ids=None, state=""):
         self.loads, self.bad = [], set(bad)
         ids = tuple(f"picture {7 * k % 100:02d}" for k in range(count)) if ids is None else ids
-        self.set = PictureSet(ids, tuple(f"folder/{image_id}.png" for image_id in ids), self.load)
+        names = tuple(f"folder/{image_id}.png" for image_id in ids)
+        self.set = PictureSet(ids, names, states=(state,) * len(ids), load=self.load)
 
     def load(self, number):
         self.loads.append(number)

@@ -19,7 +19,7 @@ from vilbert_jax.ablation.progress import RunsBar
 from vilbert_jax.ablation.records import Records
 from vilbert_jax.ablation.runs import Run, RunStatus, lost, unfinished
 from vilbert_jax.errors import InputError
-from vilbert_jax.training.signals import StopRequest
+from vilbert_jax.signals import StopRequest
 
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"  # most runs compile what another one has compiled
 _POLL_SECONDS = 0.1

@@ -15,6 +15,7 @@ from vilbert_jax.checkpoints.hf_bert import in_bert
 from vilbert_jax.checkpoints.plan import default_heads, fresh_params, make_plan, placed, summary
 from vilbert_jax.checkpoints.saving import check_free, check_vocabulary, save_pretrained
 from vilbert_jax.checkpoints.sources import Source, open_source
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.checkpoints.verify import compare_with_transformers, torch_and_transformers
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.feature_contract import FeatureContract
@@ -67,8 +68,8 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     plan = make_plan(source, model, [name for name in request.fresh.split(",") if name])
     abstract = placed(abstract_params(model))
     vocab = _vocab(request, source, form)
-    tokenizer, contract = _tokenizer(vocab, request), _contract(request, source)
-    check_vocabulary(config, tokenizer)
+    kept = _kept(request, source, vocab)
+    check_vocabulary(config, kept["tokenizer"])
     if plan.fresh:
         say(summary(plan, abstract, request.input))
     params = source.read({path: np.empty(abstract[path].shape, np.float32) for path in plan.loaded})
@@ -76,11 +77,11 @@ def convert(request: Request, *, say: Callable[[str], None]) -> int:
     written = {path: array for path, array in params.items() if form != "bert" or in_bert(path, config.num_streams)}
     mark = fingerprint(written)
     compared = {path: written[path] for path in (plan.loaded if source.text_only else written) if in_torch}
-    provenance = source.described_provenance() | ({"licence": request.licence} if request.licence else {})
-    what, details = _outcome(form, request.output, model, vocab, contract, len(params) - len(written))
+    kept["provenance"] = source.described_provenance() | ({"licence": request.licence} if request.licence else {})
+    what, details = _outcome(form, request.output, model, vocab, kept, len(params) - len(written))
     details = {"fingerprint": f"{mark} (of the parameters; the same in every format)", **details}
     del written  # with the last reference to an array, its memory is freed while it is written
-    _write(form, request.output, model, params, tokenizer, contract, source.outputs, provenance)
+    _write(form, request.output, model, params, kept)
     say("\n".join([f"wrote {what}", *(f"  {label:15}{text}" for label, text in details.items() if text)]))
     return _verify(request, source, config, compared, mark, say) if request.verify else 0
 
@@ -143,6 +144,16 @@ def _tokenizer(vocab: str, request: Request) -> Tokenizer | None:
         ) from error
 
 
+def _kept(request: Request, source: Source, vocab: str) -> dict[str, Any]:
+    """What goes with the parameters into a folder of this project, as ``save_pretrained`` takes it."""
+    return {
+        "tokenizer": _tokenizer(vocab, request),
+        "contract": _contract(request, source),
+        "outputs": source.outputs,
+        "trained_for": TrainedFor.from_json(source.trained_for, source.origin) if source.trained_for else None,
+    }
+
+
 def _contract(request: Request, source: Source) -> FeatureContract | None:
     if request.features is None:
         return FeatureContract.from_json(dict(source.features)) if source.features else None
@@ -160,29 +171,28 @@ def _write(
     output: Path,
     model: Model,
     params: dict[str, np.ndarray],
-    tokenizer: Tokenizer | None,
-    contract: FeatureContract | None,
-    outputs: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    kept: Mapping[str, Any],
 ) -> None:
     if form == "released":
         export_released(output, model.config, heads_of(model), params)
     elif form == "bert":
-        export_bert(output, model.config, params, tokenizer)
+        export_bert(output, model.config, params, kept["tokenizer"])
     else:
-        nested = traverse_util.unflatten_dict(params, sep="/")
-        facts = {"tokenizer": tokenizer, "contract": contract, "outputs": outputs, "provenance": provenance}
-        save_pretrained(output, model, nested, **facts)
+        save_pretrained(output, model, traverse_util.unflatten_dict(params, sep="/"), **kept)
 
 
 def _outcome(
-    form: str, output: Path, model: Model, vocab: str, contract: FeatureContract | None, num_left: int
+    form: str, output: Path, model: Model, vocab: str, kept: Mapping[str, Any], num_left: int
 ) -> tuple[str, dict[str, str]]:
     """What was written and for whom; what went with the parameters, what did not, and what is missing, by label."""
-    has = {"vocabulary": bool(vocab), "feature contract": contract is not None}
+    has = {
+        "vocabulary": bool(vocab),
+        "feature contract": kept["contract"] is not None,
+        "task settings": kept["trained_for"] is not None,
+    }
     if form == "vilbert_jax":
         flags = {"vocabulary": "--vocab", "feature contract": "--features"}
-        lacks = ", ".join(f"{name} ({flags[name]})" for name in has if not has[name])
+        lacks = ", ".join(f"{name} ({flag})" for name, flag in flags.items() if not has[name])
         return f"{output}, for vj.load_pretrained and config.init_from", {"vocabulary": vocab, "saved without": lacks}
     if form == "bert":
         where = "outside the text stream" if model.config.num_streams == 2 else "that no BERT has"

@@ -117,6 +117,8 @@ def load_detector(path: str | os.PathLike[str], config: DetectorConfig | None = 
 def save_detector(path: str | os.PathLike[str], detector: Detector) -> None:
     """Writes one safetensors file, in the public layout of the flavour, with config and names in its head.
 
+    The same detector gives the same bytes, wherever and whenever it is written.
+
     Args:
         path: replaced if it exists; ends in ``.safetensors``.
         detector: what to write.
@@ -136,7 +138,8 @@ def save_detector(path: str | os.PathLike[str], detector: Detector) -> None:
         "attribute_names": detector.attribute_names,
     }
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in named_leaves(detector.params).items()}
-    write_safetensors(path, to_source(leaves, detector_table(config)), {_NOTE: json.dumps(note)})
+    tensors = to_source(leaves, detector_table(config))
+    write_safetensors(path, tensors, (_NOTE, json.dumps(note)))
 
 
 def _read_note(origin: str, file: TensorFile) -> Mapping[str, Any]:

@@ -4,7 +4,8 @@ A run's checkpoint (``RUN/checkpoints/1000``), its best one (``RUN/best/1000``) 
 the same, except that only the first holds optimizer state:
 
     state/           Orbax: params, and in a run's checkpoint step and opt_state
-    contents.json    identity (model config, heads, feature contract, vocabulary), provenance, shapes, CRCs
+    contents.json    identity (model config, heads, feature contract, vocabulary, what it was trained for), provenance,
+                     shapes, CRCs
     tokenizer.json   the vocabulary, where one was given
 
 Orbax alone would restore a flipped bit as data; contents.json has size and CRC-32 of every data file.

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from vilbert_jax.checkpoints.conversion import Entry, Table, linear
 from vilbert_jax.detector.config import CAFFE, DETECTRON2, DetectorConfig, Flavour
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.errors import InputError
 from vilbert_jax.paths import named_leaves
 

@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from vilbert_jax.checkpoints.agreement import Outputs
 from vilbert_jax.checkpoints.conversion import Model, abstract_params, heads_of
 from vilbert_jax.checkpoints.folder import STATE, shapes_of, write_contents
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.text import Tokenizer
@@ -33,6 +34,7 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     contract: FeatureContract | None = None,
     outputs: Outputs | None = None,
+    trained_for: TrainedFor | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Saves a model as a folder that ``load_pretrained`` loads with nothing else at hand.
@@ -44,6 +46,7 @@ def save_pretrained(
         tokenizer: the vocabulary that it was trained with; without it, it has to be given wherever the model is used.
         contract: of the region features that it was trained with.
         outputs: what each output of an answer head means, in order, by head.
+        trained_for: the task that it was trained for and its settings, which a ``Predictor`` takes over.
         provenance: JSON-like; where the parameters come from.
 
     Raises:
@@ -69,6 +72,7 @@ def save_pretrained(
         "features": contract.to_json() if contract else None,
         "vocabulary": tokenizer.fingerprint if tokenizer else None,
         **({"outputs": {head: [*names] for head, names in outputs.items()}} if outputs else {}),
+        **({"trained_for": trained_for.to_json()} if trained_for else {}),
     }
     saved_by = {"saved_by": f"vilbert-jax {importlib.metadata.version('vilbert-jax')}"}
     provenance = json.loads(json.dumps({**(provenance or {}), **saved_by}))  # what JSON cannot say shows here

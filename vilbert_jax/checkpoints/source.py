@@ -35,6 +35,7 @@ class Source:
         vocab: file that ``load_tokenizer`` reads, where the source has one.
         features: feature contract as JSON, where the source has one.
         outputs: what each output of an answer head means, in order, by head, where the source says so.
+        trained_for: ``TrainedFor`` as JSON, where the source has it.
         provenance: JSON-like; where the parameters come from.
     """
 
@@ -53,6 +54,7 @@ class Source:
     vocab: Path | None = None
     features: Mapping[str, Any] | None = None
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trained_for: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def for_model(self, config: ViLBERTConfig) -> "Source":

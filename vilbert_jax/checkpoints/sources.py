@@ -113,6 +113,7 @@ def _open_checkpoint(path: Path, origin: str) -> Source:
         vocab=vocab if vocab.is_file() else None,
         features=contents.identity.get("features"),
         outputs=contents.identity.get("outputs", {}),
+        trained_for=contents.identity.get("trained_for"),
         provenance=contents.provenance,
     )
 

@@ -98,19 +98,19 @@ def open_tensors(path: Path) -> TensorFile:
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file; on an error there is no file.
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], note: tuple[str, str] = ("format", "pt")) -> None:
+    """Writes a safetensors file, the same bytes for the same tensors and note; on an error there is no file.
 
     Args:
         path: replaced if it exists.
         tensors: C-contiguous arrays by name.
-        notes: texts by name, for the head of the file.
+        note: name and text, for the head of the file. It is a single one because the library writes several in an
+            order that changes from file to file. The usual one is that which transformers asks for.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    metadata = {"format": "pt", **(notes or {})}
-    _write(path, lambda part: safetensors.numpy.save_file(dict(tensors), part, metadata=metadata))
+    _write(path, lambda part: safetensors.numpy.save_file(dict(tensors), part, metadata=dict([note])))
 
 
 def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -8,11 +8,18 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from vilbert_jax.errors import InputError
 
+Resize = Literal["opencv", "half_pixel"]
+
 FEATURE_STRIDE = 16  # pixels of the picture a cell of the feature map
+_LARGEST = 1 << 20  # of any size: beyond it, a config is damaged
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,30 @@ class Flavour:
     none_competes: bool
     short_side: int
     long_side: int
-    resize: Literal["opencv", "half_pixel"]
+    resize: Resize
+
+    def __post_init__(self):
+        """Raises InputError for values that mean nothing."""
+        for name in (
+            "plus_one",
+            "background_first",
+            "two_way_rpn",
+            "filter_before_topk",
+            "nms_inclusive",
+            "none_competes",
+        ):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"flavour: {name} is {getattr(self, name)!r}; expected true or false")
+        if self.resize not in get_args(Resize):
+            raise InputError(f"flavour: resize is {self.resize!r}; expected one of {', '.join(get_args(Resize))}")
+        weights = self.box_weights
+        if not (isinstance(weights, tuple) and len(weights) == 4 and all(_is_number(x) and x > 0 for x in weights)):
+            raise InputError(f"flavour: box_weights is {weights!r}; expected four numbers above 0")
+        if not _is_number(self.min_side) or self.min_side < 0:
+            raise InputError(f"flavour: min_side is {self.min_side!r}; expected pixels, at least 0")
+        sides = (self.short_side, self.long_side)
+        if not all(type(side) is int for side in sides) or not 1 <= self.short_side <= self.long_side:
+            raise InputError(f"flavour: short_side and long_side are {sides}; expected pixels, 1 <= short <= long")
 
 
 CAFFE = Flavour(
@@ -101,7 +131,8 @@ class DetectorConfig:
         max_proposals: P, boxes that leave it.
         proposal_overlap: intersection over union above which the worse of two proposals is dropped, 0..1.
         pooling_resolution: cells of a pooled region in each direction.
-        regions_per_chunk: regions of a picture that run through res5 at once; it changes memory and time alone.
+        regions_per_chunk: regions of each picture that run through res5 at once; it changes memory and time
+            alone. On CPUs more are slower: memory of larger arrays is given back and asked for again.
     """
 
     flavour: Flavour
@@ -119,18 +150,20 @@ class DetectorConfig:
     max_proposals: int
     proposal_overlap: float = 0.7
     pooling_resolution: int = 14
-    regions_per_chunk: int = 20
+    regions_per_chunk: int = 10
 
     def __post_init__(self):
         """Raises InputError for sizes that no network can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             for size in value if field.name == "blocks" else [value] if field.type is int else []:
-                if not isinstance(size, int) or size < 1:
-                    raise InputError(f"detector config: {field.name} is {value!r}; sizes are integers of at least 1")
-        if len(self.blocks) != 4:
+                if type(size) is not int or not 1 <= size <= _LARGEST:
+                    raise InputError(
+                        f"detector config: {field.name} is {value!r}; sizes are integers from 1 to {_LARGEST}"
+                    )
+        if not isinstance(self.blocks, tuple) or len(self.blocks) != 4:
             raise InputError(f"detector config: blocks is {self.blocks}; expected one number each for res2 to res5")
-        if not 0 <= self.proposal_overlap <= 1 or not math.isfinite(self.proposal_overlap):
+        if not _is_number(self.proposal_overlap) or not 0 <= self.proposal_overlap <= 1:
             raise InputError(f"detector config: proposal_overlap is {self.proposal_overlap}; expected 0 to 1")
 
     @classmethod
@@ -182,8 +215,8 @@ class DetectorConfig:
         Raises:
             InputError: for names that are not fields, for fields that are missing, and for sizes that cannot be.
         """
-        given = _lists_as_tuples(fields)
         try:
+            given = _lists_as_tuples(fields)
             given["flavour"] = Flavour(**_lists_as_tuples(given.get("flavour")))
             return cls(**given)
         except (TypeError, AttributeError) as error:

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 
 from vilbert_jax.detector.boxes import clip, decode
 from vilbert_jax.detector.config import Flavour
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures, to_canvas, to_raw
+from vilbert_jax.detector.faster_rcnn import FasterRCNN, to_canvas, to_raw
 from vilbert_jax.detector.heads import Regions
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.detector.proposals import Proposals
 from vilbert_jax.detector.selection import Candidates, Selection, SelectionRule
 

@@ -1,35 +1,18 @@
 """The whole detector: pictures in, described regions out. B pictures in a canvas of H by W pixels, P boxes."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from vilbert_jax.detector.backbone import Backbone, map_sizes
 from vilbert_jax.detector.boxes import clip
 from vilbert_jax.detector.config import DetectorConfig
 from vilbert_jax.detector.heads import RegionHead, Regions
+from vilbert_jax.detector.pictures import PIXEL_MEAN, Pictures
 from vilbert_jax.detector.pooling import range_maxima
 from vilbert_jax.detector.proposals import ProposalHead, Proposals, propose
 from vilbert_jax.errors import InputError
-
-PIXEL_MEAN = (102.9801, 115.9465, 122.7717)  # blue, green, red
-
-
-class Pictures(NamedTuple):
-    """Pictures as the network reads them, each in the upper left of its canvas.
-
-    Attributes:
-        pixels: blue, green, red, the mean subtracted; what lies beyond a picture is not read.
-        sizes: height and width of each picture in the canvas, at least 1.
-        scales: raw pixels for one pixel of the canvas, vertically and horizontally.
-    """
-
-    pixels: Float[Array, "B H W 3"]
-    sizes: Int[Array, "B 2"]
-    scales: Float[Array, "B 2"]
 
 
 def subtract_mean(bgr: Float[Array, "*n 3"] | UInt8[Array, "*n 3"]) -> Float[Array, "*n 3"]:

@@ -12,7 +12,8 @@ from jax import Array
 
 from vilbert_jax.detector.backbone import ConvNorm, map_sizes
 from vilbert_jax.detector.boxes import clip
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.detector.pooling import pool_regions, range_maxima
 from vilbert_jax.detector.targets import Things
 from vilbert_jax.errors import InputError

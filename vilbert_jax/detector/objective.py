@@ -15,9 +15,10 @@ from jax import Array
 from vilbert_jax.detector.backbone import map_sizes, within_grid
 from vilbert_jax.detector.boxes import clip
 from vilbert_jax.detector.config import Flavour
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
 from vilbert_jax.detector.heads import Regions
 from vilbert_jax.detector.losses import attribute_loss, box_loss, class_loss, objectness_loss
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.detector.pooling import pool_regions, range_maxima
 from vilbert_jax.detector.proposals import AnchorOutputs, propose
 from vilbert_jax.detector.targets import ANCHORS, REGIONS, Assignment, Things, assign, encode, sampling_weights

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from vilbert_jax.detector.config import FEATURE_STRIDE, Flavour
-from vilbert_jax.detector.faster_rcnn import PIXEL_MEAN, Pictures
+from vilbert_jax.detector.pictures import PIXEL_MEAN, Pictures
 from vilbert_jax.errors import InputError
 
 # Ratios of sides that have a canvas of their own, besides that of the limits; 3 : 2 is 500 x 332 as often as 480 x 320.

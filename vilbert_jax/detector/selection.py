@@ -1,7 +1,7 @@
 """Which of a picture's regions are kept: the three rules behind the feature files that exist.
 
-P proposals, C objects (background not counted), K regions kept. A rule is a value: it says what it needs and selects
-for one picture; ``jax.vmap`` does for several.
+P proposals, C objects (background not counted), K places for regions: the rule's ``max_boxes``, at most P. A rule is a
+value: it says what it needs and selects for one picture; ``jax.vmap`` does for several.
 
 Sources: ``generate_tsv.py`` of peteanderson80/bottom-up-attention (``Confident``), the feature extraction of
 facebookresearch/vilbert-multi-task and MMF (``Best``), that of Hugging Face's LXMERT and of
@@ -42,8 +42,8 @@ class Selection(NamedTuple):
         rows: places among the candidates; 0 where there is none.
         mask: which of the K places hold a region; they come first.
         num_boxes: how many the rule's own files count; for ``Best`` it can be fewer than ``mask`` has.
-        fell_short: the rule found nothing of the quality that it asks for and kept the best of the rest: no region
-            reached the confidence, or no overlap left enough of them.
+        fell_short: the rule did not find what it asks for and kept the best of what there is: no region reached the
+            confidence, no overlap left enough of them, or there are fewer regions than the least that it keeps.
     """
 
     rows: Int[Array, "K"]
@@ -87,11 +87,12 @@ class Confident:
         is_confident = reaches(best, self.confidence) & candidates.mask
         count = is_confident.sum()
         as_proposed = jnp.argsort(~is_confident, stable=True)
-        fits = (count >= self.min_boxes) & (count <= self.max_boxes)
+        least, most = (min(limit, len(best)) for limit in (self.min_boxes, self.max_boxes))
+        fits = (count >= least) & (count <= most)
         order = jnp.where(fits, as_proposed, _descending(best, candidates.mask))
-        kept = jnp.minimum(jnp.clip(count, self.min_boxes, self.max_boxes), candidates.mask.sum())
+        kept = jnp.minimum(jnp.clip(count, least, most), candidates.mask.sum())
         rows, mask = _first(order, kept, self.max_boxes)
-        return Selection(rows, mask, kept, count == 0)
+        return Selection(rows, mask, kept, (count == 0) | (kept < self.min_boxes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,11 @@ class Best:
         _ = self.suppression
 
     @property
+    def min_boxes(self) -> int:
+        """It always keeps as many."""
+        return self.max_boxes
+
+    @property
     def suppression(self) -> Suppression:
         """Within each object, on proposals in raw pixels."""
         return Suppression(self.overlap, inclusive=self.inclusive, plus_one=True)
@@ -125,7 +131,7 @@ class Best:
         best = surviving_confidence(candidates, self.suppression, above=self.confidence)
         rows, mask = _first(_descending(best, candidates.mask), candidates.mask.sum(), self.max_boxes)
         count = ((best[rows] != 0) & mask).sum()
-        return Selection(rows, mask, count, count == 0)
+        return Selection(rows, mask, count, (count == 0) | (mask.sum() < self.max_boxes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +166,8 @@ class ClassAgnostic:
         best = candidates.class_probs[:, 1:].max(axis=1)
         order = _descending(best, candidates.mask)
         boxes, present = candidates.regressed[order], candidates.mask[order]
-        tried = [suppress(boxes, present, rule, max_kept=self.max_boxes) for rule in self.suppressions]
+        num_places = min(self.max_boxes, len(order))
+        tried = [suppress(boxes, present, rule, max_kept=num_places) for rule in self.suppressions]
         kept, masks = (jnp.stack(arrays) for arrays in zip(*tried, strict=True))
         is_enough = masks.sum(axis=1) >= self.min_boxes
         chosen = jnp.where(is_enough.any(), is_enough.argmax(), len(tried) - 1)
@@ -191,9 +198,9 @@ def _descending(values: Array, mask: Array) -> Array:
 
 
 def _first(order: Array, count: Array, num_places: int) -> tuple[Array, Array]:
-    """The first ``count`` of an order in a fixed number of places."""
-    rows = jnp.pad(order, (0, max(num_places - len(order), 0)))[:num_places]
-    mask = jnp.arange(num_places) < count
+    """The first ``count`` of an order in a fixed number of places, or as many as the order has."""
+    rows = order[:num_places]
+    mask = jnp.arange(len(rows)) < count
     return jnp.where(mask, rows, 0), mask
 
 

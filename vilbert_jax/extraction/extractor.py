@@ -36,7 +36,7 @@ class Extracted(NamedTuple):
         class_confidences: [n] float32, its probability.
         attributes: [n] likeliest attribute, from 0, "none" not counted.
         attribute_confidences: [n] float32, its probability.
-        fell_short: the rule found nothing of the quality that it asks for and the best of the rest was kept.
+        fell_short: the rule did not find what it asks for and the best of what there is was kept.
     """
 
     record: RegionRecord
@@ -89,10 +89,15 @@ class RegionExtractor:
             mesh: over whose batch axes pictures are spread; by default the first local device alone.
 
         Raises:
-            InputError: the batch size is not positive.
+            InputError: the batch size is not positive, or the rule asks for more regions than the detector proposes.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; a step takes at least one picture")
+        most = detector.model.config.max_proposals
+        if rule.min_boxes > most:
+            raise InputError(
+                f"the rule keeps at least {rule.min_boxes} regions, the detector proposes at most {most}: ask for fewer"
+            )
         mesh = make_mesh(MeshConfig(), jax.local_devices()[:1]) if mesh is None else mesh
         shards = num_batch_shards(mesh)
         self.detector, self.rule, self.contract = detector, rule, contract_of(detector, rule)

@@ -52,7 +52,7 @@ class Identity:
         contract: of the features.
         storage: of the arrays.
         num_pictures: in the source.
-        pictures: hash of their ids and names, in order.
+        pictures: hash of their ids, names and contents, in order.
         given_boxes: hash of the boxes that are described; empty where they are found.
     """
 
@@ -80,18 +80,28 @@ class Identity:
         if self.num_pictures != other.num_pictures:
             lines.append(f"pictures: {self.num_pictures} here, {other.num_pictures} there")
         elif self.pictures != other.pictures:
-            lines.append("pictures: other files or image ids, or another order")
+            lines.append("pictures: other files, contents or image ids, or another order")
         if self.given_boxes != other.given_boxes and self.given_boxes and other.given_boxes:
             lines.append("given boxes: others")
         return lines
 
 
-def hash_of(image_ids: Sequence[str], names: Sequence[str]) -> str:
-    """Hash of the pictures of a source."""
+def hash_of(image_ids: Sequence[str], names: Sequence[str], states: Sequence[str]) -> str:
+    """Hash of the pictures of a source: another order, id, name or content gives another one."""
     digest = hashlib.sha256()
-    for texts in zip(image_ids, names, strict=True):
+    for texts in zip(image_ids, names, states, strict=True):
         digest.update(json.dumps(texts).encode())
     return digest.hexdigest()[:32]
+
+
+def _read_identity(file: pathlib.Path) -> Identity:
+    try:
+        return Identity.from_json(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({error!r}), so it cannot be told what was begun there: delete {file.parent} and start "
+            "the same command again"
+        ) from error
 
 
 class Parts:
@@ -106,12 +116,12 @@ class Parts:
         """Opens the parts in the folder of a store, or begins with none.
 
         Raises:
-            InputError: there are parts of another extraction.
+            InputError: there are parts of another extraction, or of one that cannot be told.
         """
         self.folder, self.identity = output / FOLDER, identity
         file = self.folder / _IDENTITY
         if file.exists():
-            differences = identity.differences(Identity.from_json(json.loads(file.read_text())))
+            differences = identity.differences(_read_identity(file))
             if differences:
                 listed = "\n".join(f"  {line}" for line in differences)
                 raise InputError(
@@ -184,15 +194,32 @@ def read_part(path: pathlib.Path) -> Iterator[Outcome]:
 def only_one(output: pathlib.Path) -> Iterator[None]:
     """Holds the right to write to the folder of a store; the system takes it back however this process ends.
 
+    Its file is removed with it, while the lock is held; who locks a file that is no longer there tries again.
+
     Raises:
         InputError: another process holds it.
     """
-    with (output / _LOCK).open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is extracting to {output}: wait for it, or stop it first") from error
-        yield
+    path = output / _LOCK
+    while True:
+        with path.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process is extracting to {output}: wait for it, or stop it first") from error
+            if not _is_at(path, handle.fileno()):  # its holder ended after it was opened here
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: pathlib.Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _columns() -> tuple[str, ...]:
@@ -222,5 +249,8 @@ def _example(arrays: Mapping[str, np.ndarray], row: int, ends: np.ndarray) -> di
 
 def _write(path: pathlib.Path, data: bytes) -> None:
     temporary = path.with_suffix(".incomplete")
-    temporary.write_bytes(data)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -25,6 +25,7 @@ from vilbert_jax.extraction.extractor import Extracted, ReadyPicture
 from vilbert_jax.extraction.parts import Identity, Outcome, Parts, hash_of, only_one, read_part, remove_parts
 from vilbert_jax.extraction.sources import PictureSet, printable
 from vilbert_jax.progress import bar_interval
+from vilbert_jax.signals import StopRequest
 
 UNREADABLE = "unreadable.tsv"
 FELL_SHORT = "fell_short.tsv"
@@ -91,6 +92,7 @@ def extract_to_store(
     Raises:
         InputError: ``output`` belongs to other pictures, another detector or rule, or is in use; or no picture at all
             could be read.
+        KeyboardInterrupt: SIGINT or SIGTERM came, and what was done by then is saved.
     """
     if num_readers < 1:
         raise InputError(f"{num_readers} readers: expected at least one thread")
@@ -98,7 +100,7 @@ def extract_to_store(
         contract=extractor.contract,
         storage=storage,
         num_pictures=len(pictures),
-        pictures=hash_of(pictures.image_ids, pictures.names),
+        pictures=hash_of(pictures.image_ids, pictures.names, pictures.states),
         given_boxes=extractor.given_boxes,
     )
     try:
@@ -111,6 +113,7 @@ def extract_to_store(
             remove_parts(output)
             say(f"{output} is complete already; delete it to extract again")
             return
+        _refuse_other_folders(output)
         parts = Parts(output, identity)
         _extract_missing(extractor, pictures, parts, num_readers)
         _finish(parts, pictures, output, building, say)
@@ -124,6 +127,15 @@ def _refuse_other(output: pathlib.Path, identity: Identity, there: Identity) -> 
         )
 
 
+def _refuse_other_folders(output: pathlib.Path) -> None:
+    """Before hours of work whose result would find no place."""
+    if others := sorted(path.name for path in output.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        raise InputError(
+            f"{output} has the folder {others[0]!r}, which is no finished extraction: name a folder of its own for the "
+            "store, or delete it"
+        )
+
+
 def _extract_missing(extractor: Extractor, pictures: PictureSet, parts: Parts, num_readers: int) -> None:
     """Writes the parts that are not there; those of an interrupted run end with the last picture that it finished."""
     done = parts.done
@@ -131,14 +143,15 @@ def _extract_missing(extractor: Extractor, pictures: PictureSet, parts: Parts, n
     if not missing:
         return
     pending: list[Outcome] = []
-    with tqdm.tqdm(
+    progress = tqdm.tqdm(
         total=len(done),
         initial=int(done.sum()),
         desc="extracting",
         unit="picture",
         dynamic_ncols=True,
         mininterval=bar_interval(),
-    ) as bar:
+    )
+    with progress as bar, StopRequest() as stop:
         try:
             for outcome in _outcomes(extractor, pictures, parts.identity, missing, num_readers):
                 if pending and (len(pending) == _PICTURES_A_PART or pending[-1].number + 1 != outcome.number):
@@ -146,7 +159,9 @@ def _extract_missing(extractor: Extractor, pictures: PictureSet, parts: Parts, n
                     pending = []
                 pending.append(outcome)
                 bar.update()
-        finally:  # also when the user interrupts
+                if stop.requested:
+                    raise KeyboardInterrupt
+        finally:
             if pending:
                 parts.write(pending)
 
@@ -216,7 +231,9 @@ def _finish(
         parts.remove()  # so that the next run looks at the pictures again
         raise InputError(f"none of the {len(pictures)} pictures can be used; {output / UNREADABLE} says why")
     store = building.build(parts, parts.folder / "store")
+    _to_disk(store)
     os.rename(store, output / store.name)
+    _to_disk(output, only_itself=True)
     parts.remove()
     if unreadable:
         say(f"{len(unreadable)} of {len(pictures)} pictures cannot be used; {output / UNREADABLE} lists them")
@@ -226,6 +243,16 @@ def _finish(
             f"was kept; {output / FELL_SHORT} lists them"
         )
     say(f"{output}: regions of {len(pictures) - len(unreadable)} pictures")
+
+
+def _to_disk(folder: pathlib.Path, *, only_itself: bool = False) -> None:
+    """Waits until a power cut could not harm it."""
+    for path in [*([] if only_itself else folder.rglob("*")), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_table(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -16,9 +16,10 @@ from vilbert_jax.checkpoints.folder import Initial
 from vilbert_jax.data.objects import ObjectsConfig, ObjectsSource
 from vilbert_jax.detector.config import DetectorConfig
 from vilbert_jax.detector.detections import detect
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures, subtract_mean
+from vilbert_jax.detector.faster_rcnn import FasterRCNN, subtract_mean
 from vilbert_jax.detector.initialisation import starting_params
 from vilbert_jax.detector.objective import Objective, detection_losses
+from vilbert_jax.detector.pictures import Pictures
 from vilbert_jax.detector.preparation import canvas_of, network_size
 from vilbert_jax.detector.selection import SelectionRule
 from vilbert_jax.detector.targets import Things

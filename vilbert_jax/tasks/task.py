@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.examples import Examples, ExamplesConfig
 from vilbert_jax.losses import WeightedSum
@@ -212,19 +213,40 @@ class CanLackLabels(Protocol):
         ...
 
 
+def name_of(kind: type) -> str:
+    """The class of a task as a recipe names it, ``module:Class``."""
+    return f"{kind.__module__}:{kind.__name__}"
+
+
 def settings(task: Task) -> dict[str, Any]:
     """``task``, as a recipe names it, and ``settings``: all fields of the dataclass but ``data``."""
     fields = [field.name for field in dataclasses.fields(cast(Any, task)) if field.name != "data"]
     return {
-        "task": f"{type(task).__module__}:{type(task).__name__}",
+        "task": name_of(type(task)),
         "settings": {name: getattr(task, name) for name in fields},
     }
+
+
+def trained_for(config: ViLBERTConfig, task: Task) -> TrainedFor:
+    """What a checkpoint says of the task besides its identity: with these settings it gives the task's results."""
+    data = task.data
+    return TrainedFor(
+        task=name_of(type(task)),
+        text_length=data.text_length,
+        truncation=data.truncation,
+        max_regions=data.max_regions,
+        task_token=data.task_token if config.num_task_embeddings else None,
+        whole_image=settings(task)["settings"].get("whole_image", True),
+    )
 
 
 def identity(
     config: ViLBERTConfig, task: Task, examples: Examples, outputs: Mapping[str, Any], init_from: str
 ) -> dict[str, Any]:
-    """What a checkpoint of a fine-tuning run belongs to; a run on anything else must not continue it."""
+    """What a checkpoint of a fine-tuning run belongs to; a run on anything else must not continue it.
+
+    ``trained_for`` stands beside that, for whoever uses the checkpoint; a run may continue with other lengths.
+    """
     return {
         **({"init_from": init_from} if init_from else {}),
         **settings(task),
@@ -235,6 +257,7 @@ def identity(
         "pairs": examples.coverage.manifest,
         "blank_pictures": task.data.blank_pictures,
         "outputs": {head: [*names] for head, names in outputs.items()},
+        "trained_for": trained_for(config, task).to_json(),
     }
 
 

@@ -2,5 +2,5 @@
 
 ``loop.train`` is the order of events; ``step`` the pure functions inside it; ``evaluation`` and ``prediction`` what is
 measured; ``best`` which parameters are kept for it; ``batches``, ``optimizer``, ``checkpointing``, ``logging``,
-``signals``, ``workdir`` and ``report`` what their names say.
+``workdir`` and ``report`` what their names say.
 """

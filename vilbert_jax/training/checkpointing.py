@@ -21,6 +21,7 @@ from vilbert_jax.sharding import agreed
 from vilbert_jax.training.state import TrainState
 
 _CORRUPT = ".corrupt"
+_NOT_COMPARED = ("trained_for",)  # lengths may change in a run, and checkpoints of older versions do not state them
 
 _logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def set_aside(folder: Path) -> Path:
 def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: Any) -> None:
     """Raises InputError if the checkpoint at ``path`` belongs to another run than ``identity`` or has other arrays."""
     contents = read_contents(path)
-    saved, wanted = _flatten(contents.identity), _flatten(json.loads(json.dumps(identity)))
+    saved, wanted = (_compared(one) for one in (contents.identity, json.loads(json.dumps(identity))))
     if saved == wanted:
         saved, wanted = contents.shapes, shapes_of(abstract_state)
     names = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
@@ -174,6 +175,10 @@ def check_matches(path: Path, identity: Mapping[str, Any], abstract_state: Any) 
             "\n".join([f"{path} was written by another configuration:", *lines, *more])
             + "\nUse another --workdir for this configuration, or go back to the one of the checkpoint."
         )
+
+
+def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return _flatten({name: value for name, value in identity.items() if name not in _NOT_COMPARED})
 
 
 def _show(fields: Mapping[str, Any], name: str) -> str:

@@ -24,13 +24,13 @@ from vilbert_jax.sharding import (
     put_batch,
     state_shardings,
 )
+from vilbert_jax.signals import StopRequest
 from vilbert_jax.training.batches import Dataset, closing, next_batch
 from vilbert_jax.training.best import BestCheckpoint, Selection, check_selection
 from vilbert_jax.training.checkpointing import Checkpoints
 from vilbert_jax.training.evaluation import Evaluation
 from vilbert_jax.training.logging import MetricLogger, check_finite
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from vilbert_jax.training.signals import StopRequest
 from vilbert_jax.training.state import Params, TrainState, adopt
 from vilbert_jax.training.step import LossFn, make_train_step
 from vilbert_jax.training.workdir import only_run_in, write_notes
