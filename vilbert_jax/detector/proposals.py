@@ -80,16 +80,14 @@ def _convolution(features: int, kernel_size: int, name: str) -> nn.Conv:
     return nn.Conv(features, (kernel_size, kernel_size), precision=jax.lax.Precision.HIGHEST, name=name)
 
 
-def propose(
+def rank_anchors(
     anchors: AnchorOutputs,
     sizes: Int[Array, "B 2"],
     scales: Float[Array, "B 2"],
     grid: tuple[int, int],
     config: DetectorConfig,
 ) -> Proposals:
-    """The likeliest boxes, without those that a likelier one covers.
-
-    Not differentiable on purpose: where boxes are is fixed before they are classified, as in the reference.
+    """The likeliest boxes, up to ``config.max_candidates``, before any is suppressed.
 
     Args:
         anchors: from ``ProposalHead``.
@@ -97,8 +95,10 @@ def propose(
         scales: raw pixels for one pixel of the network's input, vertically and horizontally.
         grid: h, w of the feature map.
         config: limits and flavour.
+
+    Returns:
+        Boxes of anchors; those outside the mask, which may lie between the others, hold any box.
     """
-    anchors = jax.tree.map(jax.lax.stop_gradient, anchors)
     flavour = config.flavour
     shape = anchors.deltas.shape
     boxes = decode(jnp.broadcast_to(anchors.boxes[None], shape), anchors.deltas, plus_one=flavour.plus_one)
@@ -106,12 +106,30 @@ def propose(
     is_large = are_large_enough(boxes, flavour.min_side / scales, plus_one=flavour.plus_one)
     in_picture = jnp.repeat(within_grid(map_sizes(sizes), *grid).reshape(shape[0], -1), config.num_anchors, axis=1)
     ranked = in_picture & is_large if flavour.filter_before_topk else in_picture
+    logits = jnp.where(ranked, anchors.logits, -jnp.inf)
+    best, order = jax.lax.top_k(logits, min(config.max_candidates, shape[1]))
+    mask = jnp.take_along_axis(ranked & is_large, order, axis=1)
+    return Proposals(jnp.take_along_axis(boxes, order[..., None], axis=1), best, mask)
+
+
+def propose(
+    anchors: AnchorOutputs,
+    sizes: Int[Array, "B 2"],
+    scales: Float[Array, "B 2"],
+    grid: tuple[int, int],
+    config: DetectorConfig,
+) -> Proposals:
+    """The likeliest boxes, without those that a likelier one covers; arguments as of ``rank_anchors``.
+
+    Not differentiable on purpose: where boxes are is fixed before they are classified, as in the reference.
+    """
+    flavour = config.flavour
     rule = Suppression(config.proposal_overlap, inclusive=flavour.nms_inclusive, plus_one=flavour.plus_one)
 
-    def choose(logits: Array, boxes: Array, ranked: Array, is_large: Array) -> Proposals:
-        best, order = jax.lax.top_k(jnp.where(ranked, logits, -jnp.inf), min(config.max_candidates, len(logits)))
-        boxes = boxes[order]
-        kept, mask = suppress(boxes, (ranked & is_large)[order], rule, max_kept=config.max_proposals)
-        return Proposals(jnp.where(mask[:, None], boxes[kept], 0), jnp.where(mask, best[kept], 0), mask)
+    def choose(ranked: Proposals) -> Proposals:
+        kept, mask = suppress(ranked.boxes, ranked.mask, rule, max_kept=config.max_proposals)
+        boxes, logits = ranked.boxes[kept], ranked.logits[kept]
+        return Proposals(jnp.where(mask[:, None], boxes, 0), jnp.where(mask, logits, 0), mask)
 
-    return jax.vmap(choose)(anchors.logits, boxes, ranked, is_large)
+    anchors = jax.tree.map(jax.lax.stop_gradient, anchors)
+    return jax.vmap(choose)(rank_anchors(anchors, sizes, scales, grid, config))
