@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-tasks test check lint types bench torch test-beam clean
+.PHONY: demo demo-tasks demo-pixels test check lint types bench torch test-beam clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on it, writes pictures of what it learned
@@ -11,6 +11,17 @@ demo: $(VENV)/.runtime  ## minutes on a CPU: draws the data, trains ViLBERT on i
 
 demo-tasks: $(VENV)/.runtime  ## about an hour on 4 cores: pre-trains, fine-tunes every task three ways, prints one table
 	$(BIN)/python experiments/ablate.py --config=configs/demo_tasks.py
+
+# "$$" is for the shell: where the recipes look for data.
+STORES := "$${TFDS_DATA_DIR:-$$HOME/tensorflow_datasets}"/region_features
+EXTRACT = $(BIN)/python experiments/extract_features.py --weights=runs/detector_scenes/detector.safetensors \
+	--images=TFDS:scenes/pictures_small --batch_size=8
+
+demo-pixels: $(VENV)/.runtime  ## about 40 minutes on 4 cores: trains a detector on pictures, ViLBERT on its regions, and scores both
+	$(BIN)/python experiments/train_detector.py --config=configs/detector_scenes.py
+	$(EXTRACT) --boxes=5-12 --output=$(STORES)/scenes_detected
+	$(EXTRACT) --given_boxes=TFDS:scenes/objects_small --output=$(STORES)/scenes_given
+	$(BIN)/python experiments/ablate.py --config=configs/pixels.py
 
 test: $(VENV)/.dev  ## all tests; no network, no accelerator
 	$(BIN)/python -m pytest -n auto --dist loadfile
