@@ -51,7 +51,7 @@ def main() -> None:
     add("--storage", default="int8", choices=["int8", "float16"], help="of features; float16 takes twice the space")
     add("--class_names", help="names of the objects, one a line, background not among them (objects_vocab.txt)")
     add("--batch_size", type=int, default=1, help="pictures a step on each device")
-    add("--readers", type=int, default=4, help="threads that read pictures; each needs 7 bytes a pixel")
+    add("--readers", type=int, default=4, help="threads that read pictures; each needs 7 bytes a pixel, of WebP 16")
     add("--data_dir", help="TFDS folder of TFDS:NAME/CONFIG; default: TFDS_DATA_DIR or ~/tensorflow_datasets")
     args = parser.parse_args()
     rule = parse_rule(args.boxes)

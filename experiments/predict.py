@@ -32,7 +32,7 @@ def main() -> int:
     add("--checkpoint", required=True)
     add("--image", required=True)
     add("--detector", help="file of a detector: a public one, or one that was trained here")
-    add("--boxes", default="10-36", help="regions that the detector keeps: 10-36, 36, best100 or hf36")
+    add("--boxes", help="regions that the detector keeps: 10-36 (the default), 36, best100 or hf36")
     add("--regions", help="region store that has the image: its name in the TFDS folder, or a folder")
     add("--vocab", help="vocabulary, for released files: vocab.txt, folder or hub name, such as bert-base-uncased")
     add("--answer_labels", help="list of answers, for released files: JSON or pickle")

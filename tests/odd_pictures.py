@@ -93,13 +93,23 @@ def usable():
     }
 
 
+def with_wrong_checksum():
+    """A PNG whose header says that it was damaged on its way."""
+    data = bytearray(encoded(colours()))
+    data[data.index(b"IHDR") + 13] ^= 1
+    return bytes(data)
+
+
 def unusable():
     """File name -> bytes, of files that are to be counted and named, and a part of the reason."""
     jpeg = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")
     return {
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut off"),
         "cut_off.png": (encoded(colours(50, 50))[:-30], "damaged or cut off"),
+        "checksum.png": (with_wrong_checksum(), "it begins as PNG, but Pillow cannot read it"),
         "text.jpg": (b"this is no picture\n" * 9, "is no picture"),
+        "postscript.jpg": (encoded(colours(), "EPS"), "is no picture of a kind that is read"),
+        "icon.png": (encoded(colours(), "ICO"), "is no picture of a kind that is read"),
         "empty.jpg": (b"", "0 bytes"),
         "bomb.png": (bomb(), "900000000 pixels"),
         "float.tif": (encoded(np.ones((4, 4), np.float32), "TIFF"), "mode 'F'"),

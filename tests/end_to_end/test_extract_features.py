@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_again_it_is_left_alone_and_other_choices_are_refused(store, weights, pi
     (tmp_path / "names.txt").write_text("\n".join(f"thing {k}" for k in range(20)))
     assert run(**same, **BOXES, class_names=tmp_path / "names.txt") == 2
     assert "class_names: 21 names here, 0 there" in capsys.readouterr().err
+
+
+def test_other_pictures_under_the_same_names_are_refused(store, weights, pictures, tmp_path, capsys):
+    """A copy of them is not."""
+    copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copyfile)
+    same = dict(weights=weights, images=copied, output=store, image_ids="paths", **BOXES)
+    assert run(**same) == 0
+    data = (copied / "many_07.png").read_bytes()
+    (copied / "many_07.png").write_bytes(data[:-1] + b".")
+    assert run(**same) == 2
+    assert f"{store} is complete, and was made from something else:\n  pictures: " in capsys.readouterr().err
 
 
 def test_a_killed_extraction_goes_on(store, weights, pictures, tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 
 import vilbert_jax as vj
 from vilbert_jax.checkpoints.detectors import load_detector, save_detector
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.extraction.contract import contract_of
 from vilbert_jax.extraction.extractor import RegionExtractor
 
@@ -60,8 +61,8 @@ def predict(capsys, *arguments):
     return exit_info.value.code, printed.out, printed.err
 
 
-def from_store(root, image, *more):
-    return (f"--checkpoint={root / 'tasks'}", f"--regions={root / 'toy_regions'}", f"--image={image}", *more)
+def from_store(root, image, *more, checkpoint="tasks"):
+    return (f"--checkpoint={root / checkpoint}", f"--regions={root / 'toy_regions'}", f"--image={image}", *more)
 
 
 def from_picture(root, *more):
@@ -69,12 +70,12 @@ def from_picture(root, *more):
     return (*(f"--{name}={root / file}" for name, file in flags.items()), "--boxes=3-6", *more)
 
 
-def evaluated(root, recipe, annotations, output):
+def evaluated(root, recipe, annotations, output, *, checkpoint="tasks", **changes):
     """predictions.json of experiments/evaluate.py on the validation split."""
     given = {"annotations": annotations, "regions": "toy_regions", "vocab": root / "vocab.txt", "data_dir": root}
-    given |= {"batch_size": 8, "text_length": 16, "max_regions": 8, "num_workers": 0}
+    given |= {"batch_size": 8, "text_length": 16, "max_regions": 8, "num_workers": 0, **changes}
     keys = [f"--config.{name}={value}" for name, value in given.items()]
-    argv = [EVALUATE, f"--config={ROOT / 'configs' / recipe}.py", *keys, f"--checkpoint={root / 'tasks'}"]
+    argv = [EVALUATE, f"--config={ROOT / 'configs' / recipe}.py", *keys, f"--checkpoint={root / checkpoint}"]
     with pytest.raises(SystemExit) as exit_info:
         runpy.run_path(EVALUATE)["run"]([*argv, "--split=validation", f"--output={output}"])
     assert exit_info.value.code == 0
@@ -102,6 +103,21 @@ def test_boxes_are_those_of_an_evaluation(root, tmp_path, capsys):
         assert found["region"] == prediction["target"]
         x1, y1, x2, y2 = found["box"]
         assert [x1, y1, x2 - x1, y2 - y1] == pytest.approx(prediction["box"])
+
+
+def test_the_settings_of_the_fine_tuning_are_in_the_checkpoint(root, tmp_path, capsys):
+    """Short texts, few regions, no whole picture: neither command would choose them."""
+    settings = TrainedFor(text_length=4, max_regions=2, whole_image=False)
+    toys.save(root, "short", HEADS, trained_for=settings)
+    changes = {"text_length": 4, "max_regions": 2, "whole_image": False}
+    predictions = evaluated(root, "refcoco_plus", "toy_expressions", tmp_path, checkpoint="short", **changes)
+    for (_, _, image, expression, _), prediction in zip(toy_tasks.EXPRESSIONS["validation"], predictions, strict=True):
+        arguments = (f"--expression={expression}", "--json")
+        _, out, _ = predict(capsys, *from_store(root, image, *arguments, checkpoint="short"))
+        assert json.loads(out)["region"] == prediction["target"]
+        assert len(json.loads(out)["candidates"]) == min(2, len(toy_tasks.DETECTED[image].boxes))
+        _, out, _ = predict(capsys, *from_store(root, image, *arguments))
+        assert len(json.loads(out)["candidates"]) == len(toy_tasks.DETECTED[image].boxes) + 1
 
 
 def test_what_is_printed_for_people(root, capsys):
@@ -161,7 +177,13 @@ def test_from_a_picture_through_the_detector_to_an_answer(root, tmp_path, capsys
         (["--question="], "a text is empty"),
         (["--text=a tree"], "write [MASK] for every hidden word"),
         (["--question=what ?", "--output=answer.jpg"], "name it NAME.png"),
-        (["--question=what ?", "--top_k=0"], "top_k is 0"),
+        (["--question=what ?", "--top_k=0"], "--top_k is 0; it must be a whole number, at least 1"),
+        (["--expression=a tree", "--top_k=0"], "--top_k is 0"),
+        (["--expression=a tree", "--top_k=-3"], "--top_k is -3"),
+        (["--caption=a tree", "--top_k=0"], "--top_k is 0"),
+        (["--question=what \udcff is"], "holds bytes that are not UTF-8"),
+        (["--question=what ?", "--image=a\udcff.png"], r"'a\udcff.png' is no image of the region store"),
+        (["--question=what ?", "--image=gone"], "give --detector=FILE"),
         (["--question=what ?", "--regions=nowhere"], "no region store 'nowhere'"),
         (["--question=what ?", "--checkpoint=./nowhere"], "there is nothing at ./nowhere"),
     ],
@@ -173,6 +195,55 @@ def test_mistakes_are_one_message(root, capsys, arguments, message):
     assert err.count("error: ") == 1
     assert "Traceback" not in err
     assert not out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=nowhere/answer.png"], "nothing can be written into nowhere (No such file or directory)"),
+        ([f"--output={__file__}/answer.png"], "test_predict.py (Not a directory)"),
+        (["--output=answer.jpg"], "name it NAME.png"),
+        (["--output=answer"], "name it NAME.png"),
+        (["--boxes=zzz"], "--boxes=zzz says what a detector keeps, and there is none"),
+        (["--boxes=36"], "leave it out, or give --detector"),
+        (["--boxes=zzz", "--detector=gone"], "boxes 'zzz' name no selection rule"),
+        (["--top_k=0"], "--top_k is 0"),
+    ],
+)
+def test_what_can_be_refused_before_anything_is_loaded_is(root, capsys, arguments, message):
+    nothing = (f"--checkpoint={root / 'gone'}", f"--regions={root / 'gone'}", "--image=tree")
+    code, _, err = predict(capsys, *nothing, "--question=what ?", *arguments)
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_picture_of_an_answer_does_not_replace_a_folder(root, tmp_path, capsys):
+    (tmp_path / "answer.png").mkdir()
+    request = from_store(root, "tree", "--question=what ?", f"--output={tmp_path / 'answer.png'}")
+    code, out, err = predict(capsys, *request)
+    assert (code, out, "cannot be replaced" in err) == (2, "", True)
+    assert not [*(tmp_path / "answer.png").iterdir()]
+
+
+def test_somebody_has_to_look_at_the_picture(root, capsys):
+    code, _, err = predict(capsys, f"--checkpoint={root / 'gone'}", "--image=x.png", "--question=what ?")
+    assert code == 2
+    assert "nothing can look at --image=x.png: give --detector=FILE, or --regions=STORE" in err
+
+
+def test_a_name_that_is_no_utf8_is_printed_with_escapes(root, tmp_path, capsys):
+    path = tmp_path / "a\udcff.png"
+    code, out, _ = predict(capsys, *from_store(root, "tree", "--question=what ?", f"--output={path}"))
+    assert code == 0
+    assert out.splitlines()[-1].endswith(r"a\udcff.png: the picture of it")
+    assert path.is_file()
+
+
+def test_unknown_words_are_named_once(root, tmp_path, capsys, caplog):
+    """Though the text is read twice, for the answer and for its attention."""
+    request = from_store(root, "tree", "--question=what plugh is xyzzy ?", f"--output={tmp_path / 'answer.png'}")
+    assert predict(capsys, *request)[0] == 0
+    (message,) = [message for message in caplog.messages if "not in the vocabulary" in message]
+    assert message.endswith(": plugh, xyzzy")
 
 
 def test_a_detector_of_another_checkpoint_is_refused_with_what_differs(root, capsys):

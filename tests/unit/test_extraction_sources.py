@@ -8,7 +8,9 @@ import odd_pictures
 import pytest
 import tensorflow_datasets as tfds
 from odd_pictures import colours, encoded
+from PIL import Image
 
+from vilbert_jax.data.picture_files import FORMATS
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.sources import ENDINGS, open_pictures
 
@@ -63,6 +65,15 @@ def test_ids_from_numbers(tmp_path):
         open_pictures(str(tmp_path), "numbers")
 
 
+def test_numbers_of_any_length_and_in_latin_digits(tmp_path):
+    long = "9" * 5000  # more than Python turns into an int
+    (tmp_path / "list.txt").write_text(f"a{long}.png\nb000.png\n")
+    assert open_pictures(str(tmp_path / "list.txt"), "numbers").image_ids == (long, "0")
+    (tmp_path / "list.txt").write_text("a\u0664\u0662.png\n", encoding="utf-8")
+    with pytest.raises(InputError, match="does not end with a number"):
+        open_pictures(str(tmp_path / "list.txt"), "numbers")
+
+
 def test_a_list_has_its_own_order_and_folder(folder, tmp_path):
     outside = tmp_path / "outside.png"
     outside.write_bytes(PNG)
@@ -73,6 +84,58 @@ def test_a_list_has_its_own_order_and_folder(folder, tmp_path):
     assert pictures.read(1).shape == pictures.read(3).shape == colours().shape
     with pytest.raises(InputError, match="missing.jpg: cannot be read"):
         pictures.read(2)
+
+
+def test_a_list_from_another_editor(folder, monkeypatch):
+    """A mark of UTF-8 in front, CRLF, a form feed in a name, the home folder."""
+    monkeypatch.setenv("HOME", str(folder / "sub"))
+    (folder / "list.txt").write_bytes("\ufeffb.jpg\r\n~/c.png\r\n\fé.png".encode())
+    pictures = open_pictures(str(folder / "list.txt"))
+    assert pictures.names == ("b.jpg", str(folder / "sub" / "c.png"), "\fé.png")
+    assert pictures.read(0).shape == pictures.read(1).shape == colours().shape
+
+
+def test_a_name_that_no_file_can_have_is_one_pictures_problem(folder):
+    (folder / "list.txt").write_text("b.jpg\na\0b.png\nsub/c.png\n")
+    pictures = open_pictures(str(folder / "list.txt"))
+    assert pictures.names[1] == "a\\x00b.png"
+    assert pictures.image_ids[1] == "a\\x00b"
+    with pytest.raises(InputError, match="is no name that a file can have"):
+        pictures.read(1)
+    assert pictures.read(2).shape == colours().shape
+
+
+def test_linked_folders_are_looked_into_once(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(PNG)
+    for name, target in {
+        "a_link": outside,
+        "z_link": outside,
+        ".link": tmp_path,
+        "0_link": folder / "sub",  # has a path of its own
+        "sub/deep/up": folder,  # a loop
+        "nowhere.png": tmp_path / "none",
+    }.items():
+        (folder / name).symlink_to(target)
+    expected = ("a.JPEG", "a_link/x.png", "b.jpg", "nowhere.png", "sub/c.png", "sub/deep/two.dots.png")
+    assert open_pictures(str(folder)).names == expected
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    assert open_pictures(str(linked)).names == expected
+
+
+def test_folders_that_cannot_be_listed_are_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="the folder .*sub/deep cannot be listed .Permission denied.*allow reading"):
+        open_pictures(str(folder))
 
 
 def test_one_picture(folder):
@@ -87,25 +150,39 @@ def test_two_files_of_one_id_are_refused_with_both_names(folder, tmp_path):
             open_pictures(str(source))
         assert open_pictures(str(source), "paths").image_ids[1:3] == ("b", "sub/b")
     (tmp_path / "list.txt").write_text("x.jpg\nx.jpg\n")
-    with pytest.raises(InputError, match="x.jpg and x.jpg both"):
+    with pytest.raises(InputError, match="x.jpg and x.jpg both.*leave out or rename"):
         open_pictures(str(tmp_path / "list.txt"))
 
 
-def test_endings_are_those_of_what_pillow_reads():
-    from PIL import Image
+def test_what_to_do_about_two_of_one_id(folder):
+    """Paths help only where all of them differ."""
+    (folder / "sub" / "b.png").write_bytes(PNG)
+    (folder / "sub" / "deep" / "b.png").write_bytes(PNG)
+    message = r"'b' \(2 of 6 pictures have the id of an earlier one\), and a store .*: tell them apart with .*=paths"
+    with pytest.raises(InputError, match=message):
+        open_pictures(str(folder))
+    (folder / "a.png").write_bytes(PNG)
+    for mode in ("names", "paths"):
+        with pytest.raises(InputError, match="a.JPEG and a.png both .*: leave out or rename one of each two"):
+            open_pictures(str(folder), mode)
 
+
+def test_endings_are_those_of_what_is_read():
     Image.init()
-    assert set(Image.registered_extensions()) >= ENDINGS - {".heic", ".heif"}
+    formats = Image.registered_extensions()
+    assert {formats[ending] for ending in ENDINGS - {".heic", ".heif"}} == set(FORMATS)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("none", "there is no .*none: name a folder"),
+        ("", "is an empty text: name a folder"),
         ("empty", "empty has no pictures, and 1 other files.*.jpg"),
         ("empty.txt", "names no pictures"),
         ("binary.list", "cannot be read as a list of pictures"),
         ("empty.zip", "has no pictures among its 1 files"),
+        ("damaged.zip", "damaged.zip cannot be read as a zip .Bad magic number"),
         ("TFDS:none/small", "no data set of pictures at"),
     ],
 )
@@ -116,7 +193,8 @@ def test_sources_without_pictures(source, message, tmp_path):
     (tmp_path / "binary.list").write_bytes(b"\xff\xfe\x00\x81")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("notes.md", "nothing")
-    path = source if source.startswith("TFDS:") else str(tmp_path / source)
+    (tmp_path / "damaged.zip").write_bytes((tmp_path / "empty.zip").read_bytes().replace(b"PK\1\2", b"PK\1\3"))
+    path = source if source.startswith("TFDS:") or not source else str(tmp_path / source)
     with pytest.raises(InputError, match=message):
         open_pictures(path, data_dir=tmp_path)
 
@@ -175,6 +253,13 @@ class ToyPictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield image_id, {"image_id": image_id, "image": io.BytesIO(odd_pictures.rotated(6 if number else 1))}
 
 
+class SameNumbers(ToyPictures, skip_registration=True):
+    """Two pictures whose ids end with one number."""
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(["p1", "q01"])}
+
+
 def test_a_tfds_set_gives_the_files_as_they_are(tmp_path):
     ToyPictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     pictures = open_pictures("TFDS:toy_pictures", data_dir=tmp_path)
@@ -182,3 +267,10 @@ def test_a_tfds_set_gives_the_files_as_they_are(tmp_path):
     sides = {image_id: pictures.read(k).shape[:2] for k, image_id in enumerate(pictures.image_ids)}
     assert sides == {"p1": (6, 9), "p2": (9, 6), "p3": (6, 9)}  # EXIF is still there, and honoured
     assert sorted(open_pictures("TFDS:toy_pictures", "numbers", data_dir=tmp_path).image_ids) == ["1", "2", "3"]
+    assert set(pictures.states) == {"toy_pictures/1.0.0"}
+
+
+def test_rows_of_one_number_are_told_apart_by_their_own_ids(tmp_path):
+    SameNumbers(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    with pytest.raises(InputError, match="have the image id '1', and .* tell them apart with --image_ids=names"):
+        open_pictures("TFDS:same_numbers", "numbers", data_dir=tmp_path)

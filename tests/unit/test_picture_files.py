@@ -3,14 +3,15 @@
 import io
 import pathlib
 import threading
+import tracemalloc
 
 import numpy as np
 import odd_pictures
 import pytest
 from odd_pictures import HEIGHT, WIDTH, colours, encoded, rotated
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
-from vilbert_jax.data.picture_files import MAX_PIXELS, read_picture
+from vilbert_jax.data.picture_files import FORMATS, MAX_PIXELS, read_picture
 from vilbert_jax.errors import InputError
 
 
@@ -80,13 +81,33 @@ def test_pil_images_of_32_bits_are_taken_as_16():
         read_picture(Image.fromarray(np.array([[0, 65536]], np.int32)))
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 4, HEIGHT])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation):
+def test_exif_orientation_is_honoured(orientation, rows_at_once, monkeypatch):
+    monkeypatch.setattr("vilbert_jax.data.picture_files._STRIP_PIXELS", rows_at_once * WIDTH)
     data = rotated(orientation)
     found = read_picture(data)
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(image)))
     assert found.shape == ((HEIGHT, WIDTH, 3) if orientation < 5 else (WIDTH, HEIGHT, 3))
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_orientations_that_do_not_exist_turn_nothing(orientation):
+    np.testing.assert_array_equal(read_picture(rotated(orientation)), read_picture(rotated(1)))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_picture_is_in_memory_once_beside_pillows_own(orientation, monkeypatch):
+    monkeypatch.setattr("vilbert_jax.data.picture_files._STRIP_PIXELS", 1 << 13)
+    data = rotated(orientation, colours(512, 640))
+    tracemalloc.start()
+    try:
+        size = read_picture(data).nbytes
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_picture_held_on_its_side_by_hand():
@@ -115,11 +136,52 @@ def test_what_cannot_be_used_is_named(name, tmp_path):
         read_picture(data)
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_what_begins_as_a_picture_is_called_damaged_and_no_other_kind(file_format):
+    data = encoded(colours(), file_format)
+    assert read_picture(data).shape == colours().shape
+    for length in range(12, 24):
+        with pytest.raises(InputError, match="is damaged or cut off"):
+            read_picture(data[:length])
+
+
+def test_no_program_is_started_for_a_file_that_asks_for_one(monkeypatch, tmp_path):
+    """Pillow would hand PostScript to Ghostscript."""
+
+    def started(*args, **kwargs):
+        raise RuntimeError("it was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    data, _ = odd_pictures.unusable()["postscript.jpg"]
+    (tmp_path / "picture.jpg").write_bytes(data)
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(RuntimeError, match="it was started"):
+        image.load()
+    for source in (data, tmp_path / "picture.jpg"):
+        with pytest.raises(InputError, match="is no picture of a kind that is read: AVIF, BMP"):
+            read_picture(source)
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(InputError, match="is an opened EPS file.*convert"):
+        read_picture(image)
+
+
+def test_pil_images_of_other_formats_are_taken_once_they_are_converted():
+    data, _ = odd_pictures.unusable()["icon.png"]
+    with Image.open(io.BytesIO(data)) as image:
+        with pytest.raises(InputError, match="is an opened ICO file"):
+            read_picture(image)
+        np.testing.assert_array_equal(read_picture(image.convert("RGB")), colours())
+    two = encoded(colours(), "MPO", save_all=True, append_images=[Image.fromarray(colours())])
+    with Image.open(io.BytesIO(two)) as image:
+        assert image.format == "MPO"
+        np.testing.assert_array_equal(read_picture(image), read_picture(two))
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="none.jpg: cannot be read .No such file"):
         read_picture(tmp_path / "none.jpg")
     with pytest.raises(InputError, match="is no file"):
         read_picture(tmp_path)
+    with pytest.raises(InputError, match=r"a\\x00b.jpg': is no name that a file can have .embedded null byte"):
+        read_picture(tmp_path / "a\0b.jpg")
     with pytest.raises(InputError, match="given as int: give a path, bytes, a PIL image or a numpy array"):
         read_picture(7)
 
@@ -143,7 +205,7 @@ def test_arrays_that_are_no_pictures(array, message):
 def test_the_limit_on_pixels():
     for source in (colours(), encoded(colours()), Image.fromarray(colours())):
         assert read_picture(source, max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
-        with pytest.raises(InputError, match="9 x 6, 54 pixels; the limit is 53"):
+        with pytest.raises(InputError, match="9 x 6, 54 pixels; the limit is 53.*from Python, read_picture takes"):
             read_picture(source, max_pixels=HEIGHT * WIDTH - 1)
 
 

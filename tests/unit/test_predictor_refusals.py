@@ -54,7 +54,7 @@ def test_a_detector_that_the_checkpoint_was_not_trained_with_is_refused(root):
         vj.Predictor(root / "two", FakeExtractor(contract=OTHER))
     assert "weights_hash: 'xyz' here, 'abc' there" in str(error.value)
     assert "selection_rule" not in str(error.value)  # which boxes there are is no matter of their features
-    assert "allow_other_features=True" in str(error.value)
+    assert "or allow_other_features to go on regardless" in str(error.value)
     vj.Predictor(root / "two", FakeExtractor(contract=OTHER), allow_other_features=True)
     vj.Predictor(root / "two", FakeExtractor(contract=dataclasses.replace(toy_tasks.CONTRACT, selection_rule="all")))
 
@@ -82,10 +82,85 @@ def test_task_tokens_must_be_named_and_exist(root):
         vj.Predictor(root / "two", task_token=1)
 
 
-@pytest.mark.parametrize(("name", "size"), [("max_regions", 0), ("batch_size", 0), ("cache_size", -1)])
-def test_sizes_must_be_possible(root, name, size):
-    with pytest.raises(InputError, match=f"{name} is {size}; it must be at least {size + 1}"):
-        vj.Predictor(root / "two", **{name: size})
+@pytest.mark.parametrize("wrong", ["3", 1.5, True, float("nan")])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("max_regions", 1), ("batch_size", 1), ("cache_size", 0), ("text_length", 3), ("task_token", 0)],
+)
+def test_sizes_must_be_possible_whole_numbers(root, name, least, wrong):
+    for value in (wrong, least - 1):
+        with pytest.raises(InputError, match=f"{name} is {value!r}; it must be a whole number, at least {least}"):
+            vj.Predictor(root / "two", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"checkpoint": None}, "checkpoint is given as NoneType: give a path"),
+        ({"detector": 5}, "detector is given as int: give a path or a Detector or a RegionExtractor"),
+        ({"store": 5}, "store is given as int: give a path or a RegionStore"),
+        ({"vocab": b"vocab.txt"}, "vocab is given as bytes: give a path"),
+        ({"answer_labels": ["yes", "no"]}, "answer_labels is given as list: give a path"),
+        ({"allow_other_features": "no"}, "allow_other_features is 'no'; it must be True or False"),
+        ({"batch_size": None}, "batch_size is None; it must be a whole number"),
+    ],
+)
+def test_things_of_another_kind_are_refused_by_name(root, given, message):
+    with pytest.raises(InputError, match=message):
+        vj.Predictor(**({"checkpoint": root / "two"} | given))
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    return vj.Predictor(root / "two", store=root / "toy_regions")
+
+
+ASKS = {
+    "answer": lambda p, image, text: p.answer(image, text),
+    "ground": lambda p, image, text: p.ground(image, text),
+    "match": lambda p, image, text: p.match(image, text),
+    "fill": lambda p, image, text: p.fill(image, text),
+    "attention": lambda p, image, text: p.attention(image, text),
+    "embed": lambda p, image, text: p.embed(image=image, text=text),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_no_picture_and_no_text_stand_for_nothing_blank(root, two, ask):
+    """Only ``embed`` reads one side alone; an empty list is no reason to pass over what goes with it."""
+    text, call = "a [MASK]", ASKS[ask]
+    pictures = [["kite", None], [None], 3, {"kite": 1}, [["kite"]]] + [None] * (ask != "embed")
+    for image in pictures:
+        with pytest.raises(InputError, match="a picture is given as (NoneType|int|dict|list): give a path"):
+            call(two, image, text)
+    texts = [[text, None], [None], 3, {text: 1}, [[text]]] + [None] * (ask != "embed")
+    for wrong in texts:
+        with pytest.raises(InputError, match="a text is given as (NoneType|int|dict|list): give str"):
+            call(two, ["kite"] * len(wrong) if isinstance(wrong, list) else "kite", wrong)
+    with pytest.raises(InputError, match="a picture is given as NoneType"):
+        call(vj.Predictor(root / "two"), [None], text)  # where there is no detector, either
+
+
+@pytest.mark.parametrize("top_k", [0, -1, "3", 2.5, None, True])
+def test_top_k_is_a_count(two, top_k):
+    for ask in (two.answer, two.fill):
+        with pytest.raises(InputError, match=f"top_k is {top_k!r}; it must be a whole number, at least 1"):
+            ask("kite", "a [MASK]", top_k=top_k)
+    assert two.answer("kite", "why ?", top_k=np.int64(2)) == two.answer("kite", "why ?", top_k=2)
+
+
+def test_a_call_checks_its_settings(root, two):
+    with pytest.raises(InputError, match="whole_image is 'no'; it must be True or False"):
+        two.ground("kite", "a kite", whole_image="no")
+    for token in ("1", 1.5, True):
+        with pytest.raises(InputError, match=f"task_token is {token!r}; it must be a whole number"):
+            vj.Predictor(root / "tasks", store=root / "toy_regions").answer("kite", "why ?", task_token=token)
+
+
+def test_an_id_that_is_no_utf8_is_in_no_store(root, two):
+    assert "kite\udcff" not in vj.RegionStore(root / "toy_regions")
+    with pytest.raises(InputError, match=r"'a\\udcff.png' is no image of the region store"):
+        two.answer("a\udcff.png", "why ?")
 
 
 def test_results_that_are_not_numbers_are_refused(root):

@@ -5,6 +5,7 @@ import json
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -61,12 +62,6 @@ def test_words_have_probabilities_over_the_whole_vocabulary(tokenizer):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_fewer_than_one_answer_is_refused(count):
-    with pytest.raises(InputError, match=f"top_k is {count}"):
-        best_answers(np.zeros(2, np.float32), ["a", "b"], count)
-
-
 # --- texts
 
 
@@ -83,18 +78,24 @@ def test_texts_and_their_blanks(tokenizer):
 
 def test_long_texts_are_refused_or_cut_as_in_training(tokenizer):
     assert len(TextReader(tokenizer, 8, None).read("a " * 6)) == 8
-    with pytest.raises(InputError, match="has 9 tokens, the model has 8 positions"):
+    with pytest.raises(
+        InputError, match="has 9 tokens, the model has 8 positions: shorten it .in Python.*text_length="
+    ):
         TextReader(tokenizer, 8, None).read("a " * 7)
     assert TextReader(tokenizer, 8, 5).read("red a a a a a a a").tolist() == [2, 6, 5, 5, 3]
     assert TextReader(tokenizer, 8, 5).read("red").tolist() == [2, 6, 3]
-    with pytest.raises(InputError, match="has 9 tokens"):  # a blank that is cut off could not be filled
+    with pytest.raises(InputError, match="has 9 tokens.*shorten it$"):  # a blank that is cut off could not be filled
         TextReader(tokenizer, 8, 5).read_masked("a a a a a a [MASK]")
     for length in (2, 9):
         with pytest.raises(InputError, match="3 to 8 tokens"):
             TextReader(tokenizer, 8, length)
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), (" \n", "empty"), (b"a dog", "as bytes"), (3, "as int")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), (" \n", "empty"), (b"a dog", "as bytes"), (3, "as int"), (None, "as NoneType"),
+     ("what \udcff is", r"'what \\udcff is' holds bytes that are not UTF-8")],
+)  # fmt: skip
 def test_what_is_no_text_is_refused(tokenizer, text, message):
     with pytest.raises(InputError, match=message):
         TextReader(tokenizer, 8, None).read(text)
@@ -104,6 +105,38 @@ def test_what_is_no_text_is_refused(tokenizer, text, message):
 def test_a_text_without_a_blank_is_refused(tokenizer, text):
     with pytest.raises(InputError, match=r"write \[MASK\]"):
         TextReader(tokenizer, 20, None).read_masked(text)
+
+
+def test_words_that_the_vocabulary_lacks_are_named_once(tokenizer, caplog):
+    reader = TextReader(tokenizer, 20, None)
+    assert reader.read("Xyzzy plugh dogs, plugh-plugh?").tolist() == [2, 1, 1, 7, 8, 1, 1, 1, 1, 1, 3]
+    assert caplog.messages == [
+        "not in the vocabulary, so that the model knows nothing of them (they are read as [UNK], or letter by letter): "
+        "Xyzzy, plugh, ,, -, ?"
+    ]
+    reader.read("a red dog")
+    reader.read_masked("plugh [MASK] Xyzzy")
+    assert len(caplog.messages) == 1
+    reader.read_masked("a [MASK] quux ? " + " ".join(f"q{k}" for k in range(12)))
+    assert caplog.messages[1].endswith(": quux, " + ", ".join(f"q{k}" for k in range(9)) + ", ...")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("abc", "abc"),
+        ("red ab! dog", "ab"),
+        ("a dogs b", None),
+        ("abdog", None),
+        ("dogsab", None),
+        ("ab-dog", "ab"),
+    ],
+)
+def test_a_word_that_is_spelt_letter_by_letter_is_unknown_too(tmp_path, caplog, text, named):
+    letters = [*"bc-!", *(f"##{letter}" for letter in "abc"), "##dog"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, *letters]) + "\n")
+    TextReader(load_tokenizer(tmp_path / "vocab.txt"), 20, None).read(text)
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [named] * (named is not None)
 
 
 # --- one or many
@@ -186,6 +219,7 @@ def draw(monkeypatch, tmp_path):
         assert np.asarray(Image.open(tmp_path / "answer.png").convert("RGB")).std() > 1
         return figures[-1]
 
+    call.path = tmp_path / "answer.png"
     return call
 
 
@@ -209,11 +243,34 @@ def test_the_picture_of_an_answer_has_its_words_bars_and_regions(draw):
 
 def test_the_picture_of_an_expression_has_the_best_box_on_top(draw):
     best = [Candidate((float(k), 0.0, float(k) + 5, 5.0), 0.9 - k / 10, k + 1) for k in range(6)]
-    left, _ = draw(candidates=(*best, Candidate((0.0, 0.0, 40.0, 20.0), 0.0, 0))).axes
-    assert [text.get_text() for text in left.texts] == ["4: 60%", "3: 70%", "2: 80%", "1: 90%"]
+    bars = (Bar("region", 0.9, "90%"),) * 4
+    left, _ = draw(bars=bars, candidates=(*best, Candidate((0.0, 0.0, 40.0, 20.0), 0.0, 0))).axes
+    assert [text.get_text() for text in left.texts] == ["4: 60%", "3: 70%", "2: 80%", "1: 90%"]  # one a bar
     assert len(left.patches) == 6 + 4  # all regions thinly, the best four with their scores
     assert colours(left.patches)[-1] == ATTENDED
     assert left.patches[-1].get_bbox().extents.tolist() == [0, 0, 5, 5]
+
+
+def test_labels_are_in_the_picture_and_none_hides_another(draw):
+    near = [(200.0, 100.0), (202.0, 101.0), (199.0, 99.0), (390.0, 290.0), (0.0, 0.0)]
+    candidates = [Candidate((x, y, x + 10, y + 10), 0.9 - k / 10, k) for k, (x, y) in enumerate(near)]
+    figure = draw(bars=(Bar("b", 0.5, "50%"),) * 5, candidates=tuple(candidates), size=(400.0, 300.0))
+    left = figure.axes[0]
+    assert [text.get_text() for text in left.texts] == ["4: 50%", "3: 60%", "2: 70%", "1: 80%", "whole picture: 90%"]
+    picture = left.get_window_extent()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    extents = [text.get_window_extent(renderer) for text in left.texts]
+    for k, extent in enumerate(extents):
+        assert picture.x0 - 4 <= extent.x0 < extent.x1 <= picture.x1 + 4
+        assert picture.y0 - 4 <= extent.y0 < extent.y1 <= picture.y1 + 4
+        assert not any(extent.overlaps(other) for other in extents[:k])
+
+
+def test_white_boxes_are_seen_on_white(draw):
+    white = np.full((20, 40, 3), 255, np.uint8)
+    draw(picture=white, candidates=(Candidate((1.0, 1.0, 39.0, 19.0), 0.9, 1),))  # no bars, so no labels either
+    drawn = np.asarray(Image.open(draw.path).convert("L"))
+    assert drawn[:, : drawn.shape[1] // 2].min() < 240
 
 
 @pytest.mark.parametrize("size", [(10000.0, 1.0), (1.0, 10000.0), (3000.0, 2000.0)])

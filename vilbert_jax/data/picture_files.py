@@ -49,7 +49,8 @@ def read_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> np.n
     A file, its bytes, the PIL image or the array of one picture give the same. EXIF orientation is honoured; of an
     animation it is the first frame (of a PIL image, the frame that it shows); grey is repeated, palettes and CMYK are
     converted, alpha is dropped without blending. 16 bits become 8 by division by 257, rounded (of 16-bit colour files
-    Pillow keeps the high byte instead). Memory: MEMORY.
+    Pillow keeps the high byte instead). Memory, most of it Pillow's: 7 bytes a pixel, of TIFF 8, AVIF 10, WebP 16,
+    JPEG 2000 19.
 
     Args:
         source: path of a file of one of ``FORMATS``, the bytes of one, a PIL image (not changed; of another format only

@@ -204,7 +204,10 @@ class RegionStore:
         """Position in the index, or None."""
         if "\0" in image_id:  # numpy ignores zero bytes at the end, so "a\\0" would be found as "a"
             return None
-        wanted = np.bytes_(image_id.encode())
+        try:
+            wanted = np.bytes_(image_id.encode())
+        except UnicodeEncodeError:  # a name of bytes that are no UTF-8; all ids of a store are
+            return None
         if len(wanted) > self._ids.dtype.itemsize:  # numpy would widen a copy of the whole index to look for it
             return None
         at = int(np.searchsorted(self._ids, wanted))

@@ -86,7 +86,7 @@ def extract_to_store(
         output: folder of the store, made if it does not exist.
         building: how a store gets to disk.
         storage: of its arrays.
-        num_readers: threads that read and resize pictures; each holds one, at 7 bytes a pixel.
+        num_readers: threads that read and resize pictures; each holds one (memory: ``read_picture``).
         say: takes one line on what was done, or went wrong.
 
     Raises:

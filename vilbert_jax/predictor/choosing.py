@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vilbert_jax.data.text import Tokenizer
-from vilbert_jax.errors import InputError
 from vilbert_jax.predictor.results import Answer, Candidate, Grounded, Word
 
 
 def best_answers(logits: np.ndarray, answers: Sequence[str], top_k: int) -> Answer:
-    """The best of K answers, by [K] float32 logits."""
+    """The best of K answers, at least one, by [K] float32 logits."""
     best = _best(logits, top_k)
     top = tuple(Word(answers[int(k)], score) for k, score in zip(best, _sigmoid(logits[best]), strict=True))
     return Answer(top[0].text, top[0].score, top)
@@ -37,8 +36,6 @@ def best_words(logits: np.ndarray, tokenizer: Tokenizer, top_k: int) -> tuple[np
 
 def _best(logits: np.ndarray, count: int) -> np.ndarray:
     """Places of the largest, of equal ones the first."""
-    if count < 1:
-        raise InputError(f"top_k is {count}; ask for at least 1")
     return np.argsort(-logits, kind="stable")[:count]
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.contract import parse_rule
 from vilbert_jax.extraction.extractor import RegionExtractor
+from vilbert_jax.predictor.checks import check_number
 from vilbert_jax.predictor.figure import Bar, Shown, draw_answer
 from vilbert_jax.predictor.predictor import Predictor
 from vilbert_jax.predictor.results import Candidate, Word, to_json
@@ -22,6 +25,8 @@ from vilbert_jax.predictor.results import Candidate, Word, to_json
 _NO_STORE = (
     "Build one with tfds_builders/build.py region_features or experiments/extract_features.py, or give --detector"
 )
+
+_BOXES = "10-36"  # as in the paper
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Request:
     checkpoint: str
     image: str
     detector: str | None = None
-    boxes: str = "10-36"
+    boxes: str | None = None
     regions: str | None = None
     vocab: str | None = None
     answer_labels: str | None = None
@@ -66,12 +71,17 @@ def predict(request: Request, *, say: Callable[[str], None]) -> int:
         InputError: something cannot be used or read.
         OSError: the figure cannot be written.
     """
-    if request.output is not None and request.output.suffix != ".png":
-        raise InputError(f"--output={request.output}: the picture of the answer is a PNG, name it NAME.png")
+    _check(request)
+    rule = parse_rule(request.boxes or _BOXES)
     store = None if request.regions is None else open_regions(request.regions, data_dir=None, hint=_NO_STORE)
     extractor = None
     if request.detector is not None:
-        extractor = RegionExtractor(load_detector(request.detector), parse_rule(request.boxes))
+        extractor = RegionExtractor(load_detector(request.detector), rule)
+    elif store is not None and request.image not in store:
+        raise InputError(
+            f"{request.image!r} is no image of the region store {store.path}: name one that it has, or give "
+            "--detector=FILE, which looks at the picture of that name"
+        )
     predictor = Predictor(
         request.checkpoint,
         extractor,
@@ -82,12 +92,47 @@ def predict(request: Request, *, say: Callable[[str], None]) -> int:
         allow_other_features=request.allow_other_features,
     )
     told = _told(predictor, request)
-    say(json.dumps(told.content, ensure_ascii=False) if request.json else told.lines)
+    say(_printable(json.dumps(told.content, ensure_ascii=False) if request.json else told.lines))
     if request.output is not None:
         draw_answer(request.output, _shown(predictor, request, told, store))
         if not request.json:
-            say(f"{request.output}: the picture of it")
+            say(_printable(f"{request.output}: the picture of it"))
     return 0
+
+
+def _check(request: Request) -> None:
+    """What can be refused before anything is loaded."""
+    check_number("--top_k", request.top_k, least=1)
+    if request.detector is None and request.regions is None:
+        raise InputError(
+            f"nothing can look at --image={request.image}: give --detector=FILE, or --regions=STORE with an image id"
+        )
+    if request.detector is None and request.boxes is not None:
+        raise InputError(
+            f"--boxes={request.boxes} says what a detector keeps, and there is none: leave it out, or give --detector"
+        )
+    if request.output is not None:
+        _check_output(request.output)
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix != ".png":
+        raise InputError(f"--output={path}: the picture of the answer is a PNG, name it NAME.png")
+    if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+        raise InputError(f"--output={path}: there is something that cannot be replaced; give another name")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--output={path}: nothing can be written into {path.parent} ({error.strerror}); give a folder that there "
+            "is and that is yours"
+        ) from error
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what a name of a file may hold and no output can: bytes that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _told(predictor: Predictor, request: Request) -> _Told:

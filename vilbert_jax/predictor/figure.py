@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from vilbert_jax.predictor.results import Attention, Candidate
 from vilbert_jax.tasks.drawing import ATTENDED, QUIET, STYLE, draw_attention, draw_box, draw_label, draw_picture
@@ -20,8 +21,9 @@ _PICTURE_WIDTH, _TEXT_WIDTH, _POINTS = 6.0, 4.2, 72  # inches, inches, points an
 _LEAST_HEIGHT, _MOST_HEIGHT = 2.4, 9.0  # inches; the picture of a strip is small
 _SIZE = 9.5  # points of text
 _CHARACTERS = int(_TEXT_WIDTH * _POINTS / (0.56 * _SIZE))
-_BAR, _LINE = 0.3, 1.3 * _SIZE  # of the width, where a bar ends that is full; points
-_NUM_RIVALS = 3  # boxes besides the best one that are drawn with their scores
+_BAR, _LINE, _MIDDLE = 0.3, 1.3 * _SIZE, 0.48 * _SIZE  # of the width, where a full bar ends; points; of letters, too
+_LABEL_WIDTH, _LABEL_HEIGHT = 4.6, 11.5  # points, of a character and of a label with its margins
+_RIM = 1.2  # points that a dark line is wider than the one on it
 
 
 class Bar(NamedTuple):
@@ -40,7 +42,7 @@ class Shown(NamedTuple):
         question: what the model was asked.
         bars: its answers, best first; one of no text and no label parts two lists.
         attention: the regions that it looked at, where the answer is no box.
-        candidates: boxes, best first, where the answer is one.
+        candidates: boxes, best first, where the answer is one; as many as there are bars have their scores.
         size: width and height of the picture, in pixels of the boxes.
     """
 
@@ -70,6 +72,7 @@ def draw_answer(path: str | os.PathLike[str], shown: Shown) -> None:
         for axes in (left, right):
             axes.set_axis_off()
         _draw_left(left, shown)
+        _spread_labels(left, max(width / _PICTURE_WIDTH, height / tall) / _POINTS, width, height)
         right.set(xlim=(0, 1), ylim=(tall * _POINTS, 0))
         right.text(0, 0, "\n".join(question), va="top", fontsize=11, fontweight="bold")
         _draw_bars(right, shown.bars, lines, top=1.3 * 11 * len(question) + 10)
@@ -81,20 +84,49 @@ def _draw_left(axes: Axes, shown: Shown) -> None:
     axes.set_anchor("N")
     if shown.attention is not None:
         draw_attention(axes, shown.attention.boxes[1:], shown.attention.shares)
+        axes.set_title("attention of the text", fontsize=7, color=QUIET, loc="left", pad=2)
     quiet = QUIET if shown.picture is None else "white"
     for candidate in reversed(shown.candidates):
         if candidate.region:
             draw_box(axes, np.array(candidate.box), linewidth=0.6, edgecolor=quiet, alpha=0.6)
-    for place, candidate in reversed([*enumerate(shown.candidates[: _NUM_RIVALS + 1])]):
+    for place, candidate in reversed([*enumerate(shown.candidates[: len(shown.bars)])]):
         colour, width = (ATTENDED, 2.6) if place == 0 else (quiet, 1.2)
         draw_box(axes, np.array(candidate.box), linewidth=width, edgecolor=colour)
-        draw_label(axes, np.array(candidate.box[:2]), f"{candidate.region}: {candidate.score:.0%}", colour)
+        name = candidate.region or "whole picture"
+        draw_label(axes, np.array(candidate.box[:2]), f"{name}: {candidate.score:.0%}", colour)
+    for outline in axes.patches:  # seen on any ground
+        faint = 0.45 * (outline.get_alpha() or 1)
+        rim = withStroke(linewidth=outline.get_linewidth() + _RIM, foreground="black", alpha=faint)
+        outline.set_path_effects([rim])
+
+
+def _spread_labels(axes: Axes, scale: float, width: float, height: float) -> None:
+    """Moves labels into the picture and off one another, by steps of their height; ``scale``: its pixels a point.
+
+    The best one, which was drawn last, is placed first.
+    """
+    taken: list[tuple[float, float, float]] = []  # left, right, top
+    step = _LABEL_HEIGHT * scale
+    for number, label in enumerate(reversed(axes.texts)):
+        wide = (_LABEL_WIDTH * len(label.get_text()) + 4) * scale
+        left, top = label.get_position()
+        left, top = max(min(left, width - wide), 0), max(min(top, height - step), 0)
+        tops = (top + step * k for k in sorted(range(-number, number + 1), key=abs))
+        free = (
+            y
+            for y in tops
+            if 0 <= y <= height - step
+            and all(left >= right or left + wide <= start or abs(y - other) >= step for start, right, other in taken)
+        )
+        top = next(free, top)
+        label.set_position((left, top))
+        taken.append((left, left + wide, top))
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], lines: Sequence[Sequence[str]], *, top: float) -> None:
     is_first = True
     for bar, wrapped in zip(bars, lines, strict=True):
-        middle = top + _LINE / 2
+        middle = top + _MIDDLE
         if bar.label:
             colour = ATTENDED if is_first else QUIET
             axes.barh(middle, _BAR * 0.7 * bar.share, height=_SIZE, color=colour, alpha=0.9)

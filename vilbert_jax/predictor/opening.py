@@ -11,11 +11,16 @@ from vilbert_jax.checkpoints.agreement import SIZES, outputs_of
 from vilbert_jax.checkpoints.pretrained import load_source
 from vilbert_jax.checkpoints.source import Source
 from vilbert_jax.checkpoints.sources import open_source
+from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.config import DType, ViLBERTConfig
 from vilbert_jax.data.answers import AnswerLabels, read_answer_labels
 from vilbert_jax.data.feature_contract import NOT_READ_BY_TASKS, FeatureContract
 from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
+from vilbert_jax.predictor.checks import check_number, check_path
+from vilbert_jax.predictor.programs import PAIR_HEADS
+from vilbert_jax.tasks.task import name_of
+from vilbert_jax.tasks.vcr import VCR
 
 _MADE_BY = {  # what gives a checkpoint a head
     "vqa": "fine-tune with configs/vqa.py",
@@ -27,6 +32,9 @@ _MADE_BY = {  # what gives a checkpoint a head
 }
 
 
+_LEAST = {"task_token": 0, "max_regions": 1, "text_length": 3}  # settings that are numbers
+
+
 class Opened(NamedTuple):
     """A checkpoint ready for use."""
 
@@ -36,7 +44,7 @@ class Opened(NamedTuple):
     heads: tuple[str, ...]
     tokenizer: Tokenizer
     answers: Mapping[str, AnswerLabels]  # by head, where they are known
-    usual_token: int | None  # number of the task, for a model with task tokens
+    settings: TrainedFor  # those of its training where it says them, and what the user gave instead
 
     def head(self, purpose: str, *choices: str) -> str:
         """The first of these heads that the checkpoint has.
@@ -53,6 +61,21 @@ class Opened(NamedTuple):
             )
         return found
 
+    def pair_head(self) -> str:
+        """The head that says how well a text fits a picture.
+
+        Raises:
+            InputError: it has none, or one that was trained to compare other things.
+        """
+        head = self.head("say how well a text fits a picture", *PAIR_HEADS)
+        if head == "choice" and self.settings.task == name_of(VCR):
+            raise InputError(
+                f"{self.origin} was trained for VCR ({self.settings.task}): its choice head judges the answer to a "
+                "question, two texts, and what it says of one text means nothing. Name a checkpoint whose choice head "
+                f"compares captions ({_MADE_BY['choice']}), or one with the head alignment ({_MADE_BY['alignment']})"
+            )
+        return head
+
     def labels(self, head: str) -> AnswerLabels:
         """What the outputs of an answer head are.
 
@@ -62,7 +85,7 @@ class Opened(NamedTuple):
         if head not in self.answers:
             raise InputError(
                 f"{self.origin} has a {head} head, but does not say which answer each of its outputs is: give the list "
-                "that came with it, Predictor(checkpoint, answer_labels=FILE)"
+                "that came with it, answer_labels=FILE"
             )
         return self.answers[head]
 
@@ -72,7 +95,8 @@ class Opened(NamedTuple):
         Raises:
             InputError: it has task tokens and there is no number, or one that it does not have.
         """
-        token = self.usual_token if given is None else given
+        check_settings({"task_token": given})
+        token = self.settings.task_token if given is None else given
         count = self.config.num_task_embeddings
         if token is None and count:
             raise InputError(
@@ -85,12 +109,19 @@ class Opened(NamedTuple):
         return token
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a setting, of those that are given, that could belong to no checkpoint."""
+    for name, value in settings.items():
+        if value is not None:
+            check_number(name, value, least=_LEAST[name])
+
+
 def open_checkpoint(
     checkpoint: str | os.PathLike[str],
     *,
     vocab: str | os.PathLike[str] | None,
     answer_labels: str | os.PathLike[str] | None,
-    task_token: int | None,
+    settings: Mapping[str, Any],
     dtype: DType,
     contracts: Mapping[str, FeatureContract],
     allow_other_features: bool,
@@ -101,7 +132,7 @@ def open_checkpoint(
         checkpoint: any source of ``load_pretrained``, but no BERT.
         vocab: what ``load_tokenizer`` takes; not needed where the checkpoint has its vocabulary.
         answer_labels: what ``read_answer_labels`` takes, or a checkpoint folder of this project; likewise.
-        task_token: number of the task, where a call names none.
+        settings: fields of ``TrainedFor`` to use instead of what the checkpoint says; None: it shall say it.
         dtype: of the computation.
         contracts: of the features that the model is to read, by where they come from.
         allow_other_features: contracts may differ from that of the checkpoint, in all but the width of features.
@@ -109,6 +140,7 @@ def open_checkpoint(
     Raises:
         InputError: it cannot be read, or what it is to be used with does not belong to it.
     """
+    check_path("checkpoint", checkpoint)
     source = open_source(checkpoint)
     if source.text_only:
         raise InputError(
@@ -119,12 +151,14 @@ def open_checkpoint(
         _check_features(source, what, contract, allow_other_features)
     if not allow_other_features:
         _check_agreement(contracts)
+    known = TrainedFor.from_json(source.trained_for or {}, source.origin)
+    known = dataclasses.replace(known, **{name: value for name, value in settings.items() if value is not None})
     tokenizer = _tokenizer(source, vocab)
     answers = _answers(source, answer_labels)
     model, params = load_source(source, config=dataclasses.replace(source.config, dtype=dtype))
-    opened = Opened(source.origin, model.config, params, source.heads, tokenizer, answers, task_token)
-    if task_token is not None:
-        opened.task_token(task_token)  # refuses one that there is not
+    opened = Opened(source.origin, model.config, params, source.heads, tokenizer, answers, known)
+    if known.task_token is not None:
+        opened.task_token(None)  # refuses one that there is not
     return opened
 
 
@@ -142,7 +176,7 @@ def _check_features(source: Source, what: str, contract: FeatureContract, allow_
         raise InputError(
             f"{source.origin} was trained on other region features (there) than {what} gives (here):\n  "
             + "\n  ".join(differences)
-            + "\nGive the detector or the regions that it was trained with, or allow_other_features=True to go on "
+            + "\nGive the detector or the regions that it was trained with, or allow_other_features to go on "
             "regardless: the results may be worth nothing."
         )
 
@@ -154,17 +188,19 @@ def _check_agreement(contracts: Mapping[str, FeatureContract]) -> None:
             raise InputError(
                 f"the features that {here} gives (here) and those of {there} (there) do not mean the same:\n  "
                 + "\n  ".join(differences)
-                + "\nGive one of them, or allow_other_features=True to go on regardless."
+                + "\nGive one of them, or allow_other_features to go on regardless."
             )
 
 
 def _tokenizer(source: Source, vocab: str | os.PathLike[str] | None) -> Tokenizer:
+    if vocab is not None:
+        check_path("vocab", vocab)
     own = None if source.vocab is None else load_tokenizer(source.vocab)
     given = None if vocab is None else load_tokenizer(os.fspath(vocab))
     if own is None and given is None:
         raise InputError(
-            f"{source.origin} ({source.kind}) comes without its vocabulary: give it, Predictor(checkpoint, vocab=...). "
-            "That of the released files is bert-base-uncased"
+            f"{source.origin} ({source.kind}) comes without its vocabulary: give it; that of the released files is "
+            "vocab=bert-base-uncased"
         )
     if own is not None and given is not None and own.fingerprint != given.fingerprint:
         raise InputError(f"{source.origin} was trained with another vocabulary than {vocab}: leave vocab out")
@@ -182,6 +218,7 @@ def _answers(source: Source, given: str | os.PathLike[str] | None) -> dict[str, 
     answers = {head: AnswerLabels(tuple(names)) for head, names in source.outputs.items() if head in SIZES}
     if given is None:
         return answers
+    check_path("answer_labels", given)
     heads = [head for head in SIZES if head in source.heads]
     if not heads:
         raise InputError(f"answer_labels is {str(given)!r}, but {source.origin} has no head that answers: leave it out")

@@ -9,16 +9,16 @@ from typing import Any, overload
 
 import numpy as np
 
-from vilbert_jax.checkpoints.detectors import Detector, load_detector
+from vilbert_jax.checkpoints.detectors import Detector
 from vilbert_jax.config import DType
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
-from vilbert_jax.extraction.extractor import RegionExtractor
+from vilbert_jax.predictor.checks import check_flag, check_number
 from vilbert_jax.predictor.choosing import best_answers, best_boxes, best_words
 from vilbert_jax.predictor.lists import are_many, check_counts, listed, paired
-from vilbert_jax.predictor.opening import open_checkpoint
-from vilbert_jax.predictor.programs import PAIR_HEADS, Pair, Programs, States, slot_boxes
-from vilbert_jax.predictor.region_reader import Extracts, Image, RegionReader
+from vilbert_jax.predictor.opening import check_settings, open_checkpoint
+from vilbert_jax.predictor.programs import Pair, Programs, States, slot_boxes
+from vilbert_jax.predictor.region_reader import Extracts, Image, RegionReader, open_extractor, open_store
 from vilbert_jax.predictor.results import Answer, Attention, Embedding, Filled, Grounded
 from vilbert_jax.predictor.texts import TextReader
 
@@ -48,7 +48,7 @@ class Predictor:
         vocab: str | os.PathLike[str] | None = None,
         answer_labels: str | os.PathLike[str] | None = None,
         task_token: int | None = None,
-        max_regions: int = 100,
+        max_regions: int | None = None,
         text_length: int | None = None,
         batch_size: int = 32,
         cache_size: int = 128,
@@ -65,10 +65,11 @@ class Predictor:
             vocab: vocabulary, for files that come without it: ``vocab.txt``, tokenizer folder or hub name.
             answer_labels: the answers in the order of the head's outputs, likewise: a file that ``read_answer_labels``
                 reads, or a checkpoint folder.
-            task_token: number of the task, for models that have task tokens; every method takes another one.
-            max_regions: of a picture with more regions the model reads the first so many.
-            text_length: tokens of a text that the model reads, special ones included; a longer text loses its tail, as
-                in training. By default nothing is cut, and what exceeds the model's positions is refused.
+            task_token: number of the task, for models that have task tokens; every method takes another one. By
+                default that of the checkpoint's fine-tuning, where it says it; so are the next two.
+            max_regions: of a picture with more regions the model reads the first so many; else 100.
+            text_length: tokens of a text that the model reads, special ones included; a longer text loses its tail.
+                Else nothing is cut, and what exceeds the model's positions is refused.
             batch_size: pairs of a text and a picture that run at once.
             cache_size: pictures whose regions are remembered.
             dtype: of the computation.
@@ -77,25 +78,27 @@ class Predictor:
         Raises:
             InputError: something cannot be read, or does not belong to the checkpoint.
         """
-        sizes = {"max_regions": (max_regions, 1), "batch_size": (batch_size, 1), "cache_size": (cache_size, 0)}
-        for name, (size, least) in sizes.items():
-            if size < least:
-                raise InputError(f"{name} is {size}; it must be at least {least}")
-        store = RegionStore(store) if isinstance(store, str | os.PathLike) else store
-        extractor = _extractor(detector)
+        check_number("batch_size", batch_size, least=1)
+        check_number("cache_size", cache_size, least=0)
+        check_flag("allow_other_features", allow_other_features)
+        given = {"task_token": task_token, "max_regions": max_regions, "text_length": text_length}
+        check_settings(given)
+        store, extractor = open_store(store), open_extractor(detector)
         contracts = {} if extractor is None else {"the detector": extractor.contract}
         contracts |= {} if store is None else {f"the region store {store.path}": store.contract}
         opened = open_checkpoint(
-            checkpoint, vocab=vocab, answer_labels=answer_labels, task_token=task_token, dtype=dtype,
+            checkpoint, vocab=vocab, answer_labels=answer_labels, settings=given, dtype=dtype,
             contracts=contracts, allow_other_features=allow_other_features,
         )  # fmt: skip
         self.config, self.heads = opened.config, opened.heads
-        self._opened, self._max_regions = opened, max_regions
-        self._texts = TextReader(opened.tokenizer, self.config.max_text_length, text_length)
+        self._opened, self._max_regions = opened, opened.settings.max_regions
+        self._texts = TextReader(
+            opened.tokenizer, self.config.max_text_length, opened.settings.text_length, opened.settings.truncation
+        )
         self._regions = RegionReader(
             feature_dim=self.config.region_feature_dim, extractor=extractor, store=store, cache_size=cache_size
         )
-        self._programs = Programs(self.config, opened.params, max_regions=max_regions, batch_size=batch_size)
+        self._programs = Programs(self.config, opened.params, max_regions=self._max_regions, batch_size=batch_size)
 
     def __repr__(self) -> str:
         """What it is of."""
@@ -120,6 +123,7 @@ class Predictor:
         Raises:
             InputError: no head for it, nothing says which answers there are, or the input cannot be used.
         """
+        check_number("top_k", top_k, least=1)
         head = self._opened.head("answer questions", "vqa", "gqa")
         labels = self._opened.labels(head).answers
         token = self._opened.task_token(task_token)
@@ -130,21 +134,22 @@ class Predictor:
 
     @overload
     def ground(
-        self, image: Image, expression: str, *, whole_image: bool = ..., task_token: int | None = ...
+        self, image: Image, expression: str, *, whole_image: bool | None = ..., task_token: int | None = ...
     ) -> Grounded: ...
     @overload
     def ground(
-        self, image: Images, expression: Texts, *, whole_image: bool = ..., task_token: int | None = ...
+        self, image: Images, expression: Texts, *, whole_image: bool | None = ..., task_token: int | None = ...
     ) -> Any: ...
     def ground(
-        self, image: Images, expression: Texts, *, whole_image: bool = True, task_token: int | None = None
+        self, image: Images, expression: Texts, *, whole_image: bool | None = None, task_token: int | None = None
     ) -> Any:
         """Finds what expressions mean.
 
         Args:
             image: picture or pictures.
             expression: text or texts.
-            whole_image: whether the whole picture is a candidate, as in the released code.
+            whole_image: whether the whole picture is a candidate. By default as in the checkpoint's fine-tuning, where
+                it says it; else it is, as in the released code.
             task_token: instead of the predictor's.
 
         Returns:
@@ -153,12 +158,14 @@ class Predictor:
         Raises:
             InputError: no head for it, or the input cannot be used.
         """
+        is_candidate = self._opened.settings.whole_image if whole_image is None else whole_image
+        check_flag("whole_image", is_candidate)
         head = self._opened.head("find what an expression means", "grounding")
         token = self._opened.task_token(task_token)
         pairs, is_one = self._pairs(image, expression)
         scores = self._programs.scores(head, pairs, token)
         grounded = [
-            best_boxes(logits, self._boxes(pair), whole_image=whole_image)
+            best_boxes(logits, self._boxes(pair), whole_image=is_candidate)
             for pair, logits in zip(pairs, scores, strict=True)
         ]
         return grounded[0] if is_one else grounded
@@ -181,9 +188,9 @@ class Predictor:
             [N,M] float32; an axis of which a single one was given, not a list, is not there.
 
         Raises:
-            InputError: no head for it, or the input cannot be used.
+            InputError: no head for it, or one that was trained for VCR, or the input cannot be used.
         """
-        head = self._opened.head("say how well a text fits a picture", *PAIR_HEADS)
+        head = self._opened.pair_head()
         token = self._opened.task_token(task_token)
         tokens = [self._texts.read(text) for text in listed(texts)]
         regions = self._regions.read(listed(images))
@@ -210,6 +217,7 @@ class Predictor:
         Raises:
             InputError: no head for it, no ``[MASK]``, or the input cannot be used.
         """
+        check_number("top_k", top_k, least=1)
         head = self._opened.head("fill a blank", "tokens")
         token = self._opened.task_token(task_token)
         pairs, is_one = self._pairs(image, text, masked=True)
@@ -240,7 +248,10 @@ class Predictor:
         if image is None and text is None:
             raise InputError("there is nothing to embed: give image=, text=, or both")
         token = self._opened.task_token(task_token)
-        pairs, is_one = self._pairs(image, text)
+        check_counts(image, text)
+        rows = [self._texts.empty] if text is None else [self._texts.read(one) for one in listed(text)]
+        regions = [None] if image is None else self._regions.read(listed(image))
+        pairs, is_one = _joined(image, regions, text, rows)
         states = self._programs.states(pairs, token)
         embedded = [
             self._embedding(pair, of_pair, with_text=text is not None)
@@ -264,15 +275,15 @@ class Predictor:
         attention = [Attention(self._boxes(pair), of_pair) for pair, of_pair in zip(pairs, shares, strict=True)]
         return attention[0] if is_one else attention
 
-    def _pairs(self, image: Images | None, text: Texts | None, *, masked: bool = False) -> tuple[list[Pair], bool]:
+    def _pairs(self, image: Images, text: Texts, *, masked: bool = False) -> tuple[list[Pair], bool]:
         """Pictures with texts, and whether there is one pair that was given as no list; texts are checked first."""
         check_counts(image, text)
         read = self._texts.read_masked if masked else self._texts.read
-        rows = [self._texts.empty] if text is None else [read(one) for one in listed(text)]
-        regions: list[Any] = [None] if image is None else self._regions.read(listed(image))
-        regions, rows = paired(regions, rows, many_images=are_many(image), many_texts=are_many(text))
-        blanks = [self._texts.blanks(ids) if masked else () for ids in rows]
-        return [*map(Pair, rows, regions, blanks)], not (are_many(image) or are_many(text))
+        rows = [read(one) for one in listed(text)]
+        pairs, is_one = _joined(image, self._regions.read(listed(image)), text, rows)
+        if masked:
+            pairs = [pair._replace(positions=self._texts.blanks(pair.token_ids)) for pair in pairs]
+        return pairs, is_one
 
     def _boxes(self, pair: Pair) -> np.ndarray:
         assert pair.regions is not None
@@ -296,7 +307,7 @@ class Predictor:
         return embedding._replace(pair=None, regions_pooled=None, regions=None) if pair.regions is None else embedding
 
 
-def _extractor(detector: str | os.PathLike[str] | Detector | Extracts | None) -> Extracts | None:
-    if isinstance(detector, str | os.PathLike):
-        detector = load_detector(detector)
-    return RegionExtractor(detector) if isinstance(detector, Detector) else detector
+def _joined(image: Any, regions: Sequence[Any], text: Any, rows: Sequence[np.ndarray]) -> tuple[list[Pair], bool]:
+    """What was read of images and texts as pairs, and whether neither was given as a list."""
+    regions, rows = paired([*regions], [*rows], many_images=are_many(image), many_texts=are_many(text))
+    return [*map(Pair, rows, regions)], not (are_many(image) or are_many(text))

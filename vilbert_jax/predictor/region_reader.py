@@ -5,18 +5,24 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from PIL.Image import Image as PILImage
 
+from vilbert_jax.checkpoints.detectors import Detector, load_detector
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.picture_files import PictureSource, read_picture
 from vilbert_jax.data.region_codec import RegionRecord, StoredRegions, check_record
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
+from vilbert_jax.extraction.extractor import RegionExtractor
+from vilbert_jax.predictor.checks import check_path
 
 Image = PictureSource | RegionRecord
 """A picture (path, bytes, PIL image, array), its regions, or its id in the store of the predictor."""
+
+_KINDS = (str, os.PathLike, bytes, PILImage, np.ndarray, RegionRecord)  # of ``Image``
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class Found(Protocol):
         ...
 
 
+@runtime_checkable
 class Extracts(Protocol):
     """What the predictor needs of a detector; ``vilbert_jax.extraction.extractor.RegionExtractor`` has it."""
 
@@ -46,6 +53,33 @@ class Extracts(Protocol):
     def extract(self, pictures: Iterable[tuple[str, np.ndarray]], /) -> Iterator[Found]:
         """(image id, [H,W,3] uint8 RGB) in, what was found out, in order."""
         ...
+
+
+def open_store(store: str | os.PathLike[str] | RegionStore | None) -> RegionStore | None:
+    """The region store, where there is one.
+
+    Raises:
+        InputError: it is none.
+    """
+    if store is None or isinstance(store, RegionStore):
+        return store
+    check_path("store", store, "a RegionStore")
+    return RegionStore(store)
+
+
+def open_extractor(detector: str | os.PathLike[str] | Detector | Extracts | None) -> Extracts | None:
+    """What looks at pictures, where there is a detector.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(detector, str | os.PathLike):
+        detector = load_detector(detector)
+    if isinstance(detector, Detector):
+        return RegionExtractor(detector)
+    if detector is not None and not isinstance(detector, Extracts):
+        check_path("detector", detector, "a Detector", "a RegionExtractor")
+    return detector
 
 
 class RegionReader:
@@ -80,8 +114,15 @@ class RegionReader:
         A text that is an id of the store means that picture, any other one a file.
 
         Raises:
-            InputError: a picture that cannot be read, or that there is no detector for; regions that cannot be right.
+            InputError: what is no picture, one that cannot be read or that there is no detector for; regions that
+                cannot be right.
         """
+        for image in images:
+            if not isinstance(image, _KINDS):
+                raise InputError(
+                    f"a picture is given as {type(image).__name__}: give a path, bytes, a PIL image, an array, a "
+                    "RegionRecord or an image id of the store, or a list of them"
+                )
         found: dict[int, StoredRegions] = {}
         pictures: dict[int, PictureSource] = {}
         for place, image in enumerate(images):
@@ -136,7 +177,7 @@ class RegionReader:
         return {place: found[key] for place, key in keys.items()}
 
     def _nobody_looks(self, image: PictureSource) -> InputError:
-        remedy = "give one, Predictor(checkpoint, detector=PATH), or its regions as a RegionRecord"
+        remedy = "give one, detector=FILE, or its regions as a RegionRecord"
         if self._store is not None and isinstance(image, str):
             return InputError(
                 f"{image!r} is no image of the region store {self._store.path}, and there is no detector to look at a "
