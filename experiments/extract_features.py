@@ -66,7 +66,7 @@ def main() -> None:
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(), devices)
     extractor = RegionExtractor(detector, rule, batch_size=args.batch_size * len(devices), mesh=mesh)
-    if args.given_boxes:
+    if args.given_boxes is not None:
         boxes = read_given_boxes(args.given_boxes, data_dir=args.data_dir)
         pictures, extractor = pictures_with_boxes(pictures, boxes, say), GivenBoxExtractor(extractor, boxes)
     print(f"{len(pictures)} pictures, {len(devices)} devices, {extractor.contract.selection_rule}")

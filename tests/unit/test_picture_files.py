@@ -136,6 +136,7 @@ def test_what_cannot_be_used_is_named(name, tmp_path):
         read_picture(data)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's; as an error it would be what is damaged
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_what_begins_as_a_picture_is_called_damaged_and_no_other_kind(file_format):
     data = encoded(colours(), file_format)
