@@ -147,6 +147,15 @@ def test_a_killed_extraction_goes_on(store, weights, pictures, tmp_path):
     assert (output / "unreadable.tsv").read_text() == (store / "unreadable.tsv").read_text()
 
 
+def test_batch_size_is_that_of_each_device(weights, pictures, tmp_path, monkeypatch, capsys):
+    def asked(detector, rule, *, batch_size, mesh):
+        raise InputError(f"{batch_size} pictures on {mesh.size} devices")
+
+    monkeypatch.setattr("vilbert_jax.extraction.extractor.RegionExtractor", asked)
+    assert run(weights=weights, images=pictures, output=tmp_path, image_ids="paths", batch_size=3, **BOXES) == 2
+    assert "24 pictures on 8 devices" in capsys.readouterr().err
+
+
 def test_given_boxes_are_described(weights, pictures, tmp_path, capsys):
     boxes = {"many_03": [[1, 2, 20, 25], [30, 5, 50, 30]], "many_01": [[0, 0, 50, 31]]}
     lines = [json.dumps({"image_id": image_id, "boxes": rows}) for image_id, rows in boxes.items()]

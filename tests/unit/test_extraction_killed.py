@@ -156,12 +156,19 @@ def test_a_folder_with_others_in_it_is_refused_before_the_work(tmp_path):
     assert not (tmp_path / ".extraction").exists()
 
 
+IDS, NAMES = ToySource().set.image_ids, ToySource().set.names
 OTHERS = {
     "detector": (lambda: {}, dict(weights_hash="xyz"), "weights_hash: 'xyz' here, 'abc' there"),
     "rule": (lambda: {}, dict(selection_rule="best 9"), "selection_rule: 'best 9' here, 'all' there"),
     "storage": (lambda: {"storage": Storage(features="float16")}, {}, "storage: .*float16.* here, .*int8"),
     "pictures": (lambda: {"source": ToySource(count=20)}, {}, "pictures: 20 here, 21 there"),
     "names": (lambda: {"source": ToySource(ids=tuple(map(str, range(21))))}, {}, "pictures: other files, contents or"),
+    "ids": (
+        lambda: {"source": ToySource(ids=tuple("abcdefghijklmnopqrstu"), names=NAMES)},
+        {},
+        "pictures: other files",
+    ),
+    "order": (lambda: {"source": ToySource(ids=IDS[::-1])}, {}, "pictures: .* or another order"),
     "contents": (lambda: {"source": ToySource(state="other")}, {}, "pictures: other files, contents or image ids"),
 }
 

@@ -159,8 +159,10 @@ def test_given_boxes_are_cut_off_at_the_border(extractor):
     [
         (np.zeros((0, 4)), r"shape \(0, 4\); expected \[n, 4\]"),
         (np.zeros(4), "expected"),
-        (np.array([[0, 0, 5, 5], [0, 0, np.nan, 5]]), "given box 1 is"),
-        (np.array([[5, 0, 4, 9]]), r"given box 0 is \[5.0, 0.0, 4.0, 9.0\]; expected x1, y1, x2, y2"),
+        (np.array([[0, 0, 5, 5], [0, 0, np.nan, 5]]), "given boxes: box 1 is"),
+        (np.array([[5, 0, 4, 9]]), r"given boxes: box 0 is \[5.0, 0.0, 4.0, 9.0\]; expected x1 < x2"),
+        (np.array([[0, 0, 5, 5], [900, 0, 940, 9]]), "given boxes: box 1, .*lies outside of the picture"),
+        ("abc", "given boxes: 'abc' are no boxes"),
     ],
 )
 def test_given_boxes_that_are_none(extractor, boxes, message):

@@ -83,8 +83,24 @@ def test_a_box_outside_of_its_picture_costs_that_picture(tmp_path):
     found = extract(tmp_path / "store", BOXES | {"p2": np.array([[1, 1, 9, 9], [50, 0, 60, 9]], "f4")}, said.append)
     assert set(found.image_ids) == set(BOXES) - {"p2"}
     listed = (tmp_path / "store" / "unreadable.tsv").read_text()
-    assert "p2\tgiven box 1, [50.0, 0.0, 60.0, 9.0], lies outside of the picture of 50 x 33" in listed
+    assert "p2\tgiven boxes: box 1, [50.0, 0.0, 60.0, 9.0], lies outside of the picture of 50 x 33" in listed
     assert any("1 of 5 pictures cannot be used" in line for line in said)
+
+
+def test_a_box_may_begin_beyond_the_height_of_a_wide_picture():
+    extractor = GivenBoxExtractor(
+        RegionExtractor(detector(THREE_CANVASES), RULE), {"p2": np.array([[40, 5, 48, 20.0]])}
+    )
+    assert extractor.ready("p2", PICTURES["p2"]).width == 50
+
+
+def test_results_come_in_the_order_of_the_pictures():
+    """Whichever batch they were in: those with as many places are batched together."""
+    extractor = RegionExtractor(detector(THREE_CANVASES), RULE, batch_size=3)
+    ready = [(extractor.ready(image_id, PICTURES[image_id]), BOXES[image_id]) for image_id in PICTURES]
+    found = list(extractor.describe_ready(ready))
+    assert [described.record.image_id for described in found] == list(PICTURES)
+    assert [len(described.record.boxes) for described in found] == [3, 20, 1, 5, 17]
 
 
 def test_pictures_without_boxes_are_left_out_and_counted(tmp_path):
@@ -130,6 +146,7 @@ def test_lines(tmp_path):
         (['{"image_id": "b", "boxes": [[0, 0, 1]]}'], r"line 2: box 0 is \[0, 0, 1\]; expected four numbers"),
         (['{"image_id": "b", "boxes": [[0, 0, 1, 1], [0, 0, NaN, 1]]}'], r"line 2: box 1 is"),
         (['{"image_id": "b", "boxes": [[0, 0, 1, true]]}'], r"line 2: box 0 is"),
+        (['{"image_id": "b", "boxes": [[0, 0, 1, 1' + "0" * 400 + "]]}"], r"line 2: box 0 is .*expected four numbers"),
         (['{"image_id": "b", "boxes": [[5, 5, 5, 9]]}'], r"line 2: box 0 is .*expected x1 < x2"),
         (['{"image_id": "b", "boxes": [[50, 60, 20, 30]]}'], r"line 2: box 0 is .*expected x1 < x2"),
         (['{"image_id": "a", "boxes": []}'], r"line 2: picture 'a' has a line already"),

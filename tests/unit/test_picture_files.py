@@ -252,3 +252,14 @@ def test_reading_in_threads(tmp_path):
         thread.join()
     for name, data in files.items():
         np.testing.assert_array_equal(found[name], read_picture(data))
+
+
+def test_rows_that_are_too_long_for_pillow(monkeypatch):
+    """It runs out of memory on rows of a hundred million pixels, whatever the machine has."""
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("vilbert_jax.data.picture_files._rgb", fails)
+    with pytest.raises(InputError, match=f"rows of {WIDTH} pixels, too long"):
+        read_picture(encoded(colours()))

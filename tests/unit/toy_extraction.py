@@ -57,10 +57,10 @@ def extracted_from(ready):
 class ToySource:
     """Pictures in memory, some of them unreadable; counts what is read."""
 
-    def __init__(self, count=21, bad=(3, 4, 20), ids=None, state=""):
+    def __init__(self, count=21, bad=(3, 4, 20), ids=None, names=None, state=""):
         self.loads, self.bad = [], set(bad)
         ids = tuple(f"picture {7 * k % 100:02d}" for k in range(count)) if ids is None else ids
-        names = tuple(f"folder/{image_id}.png" for image_id in ids)
+        names = tuple(f"folder/{image_id}.png" for image_id in ids) if names is None else names
         self.set = PictureSet(ids, names, states=(state,) * len(ids), load=self.load)
 
     def load(self, number):

@@ -132,9 +132,12 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     picture = np.empty((*sides, 3), np.uint8)
     stored = _as_stored(picture, orientation)
     num_rows = max(_STRIP_PIXELS // image.width, 1)
-    for top in range(0, image.height, num_rows):
-        bottom = min(top + num_rows, image.height)
-        stored[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)), name)
+    try:
+        for top in range(0, image.height, num_rows):
+            bottom = min(top + num_rows, image.height)
+            stored[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)), name)
+    except MemoryError as error:  # Pillow needs many times a row's bytes at once, and gives up on very long ones
+        raise InputError(f"{name}: has rows of {image.width} pixels, too long to be read; cut the picture") from error
     return picture
 
 

@@ -18,6 +18,7 @@ from vilbert_jax.detector.preparation import Prepared, prepare, stack
 from vilbert_jax.detector.selection import Confident, SelectionRule
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.batching import in_groups, in_order
+from vilbert_jax.extraction.boxes import checked_boxes
 from vilbert_jax.extraction.contract import contract_of
 from vilbert_jax.sharding import BATCH_AXES, MeshConfig, batch_sharding, make_mesh, num_batch_shards
 
@@ -143,17 +144,11 @@ class RegionExtractor:
             boxes: [n, 4] float, x1, y1, x2, y2 in raw pixels; what lies outside the picture is cut off.
 
         Raises:
-            InputError: no boxes, other shapes, values that are not finite, or a box that ends before it begins.
+            InputError: no boxes, or such as no picture, or this one, can have.
         """
         ready = self.ready("", picture)
-        boxes = np.asarray(boxes, np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
-            raise InputError(f"given boxes have shape {boxes.shape}; expected [n, 4] with at least one box")
-        wrong = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(f"given box {row} is {boxes[row].tolist()}; expected x1, y1, x2, y2 in pixels")
-        return next(self.describe_ready([(ready, boxes)]))
+        checked = checked_boxes(boxes, "given boxes", (ready.height, ready.width))
+        return next(self.describe_ready([(ready, checked)]))
 
     def describe_ready(self, pictures: Iterable[tuple[ReadyPicture, np.ndarray]]) -> Iterator[Extracted]:
         """``describe`` of many pictures that ``ready`` gave, each with its boxes, which are not checked again; lazy."""

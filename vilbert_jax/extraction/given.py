@@ -6,7 +6,6 @@ For boxes that people drew (RefCOCO+ trains on them, VCR asks about them) and fo
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +16,12 @@ import numpy as np
 from vilbert_jax.data.annotations import data_folder, require_features
 from vilbert_jax.data.region_files import find_folder, open_builder
 from vilbert_jax.errors import InputError
+from vilbert_jax.extraction.boxes import checked_boxes
 from vilbert_jax.extraction.extractor import Extracted, ReadyPicture, RegionExtractor
 from vilbert_jax.extraction.sources import TFDS_PREFIX, PictureSet
 
 SELECTION_RULE = "given boxes"  # in the contract
+_LARGEST = 1e9  # pixels; no picture is as wide
 
 
 class GivenBoxExtractor:
@@ -43,15 +44,7 @@ class GivenBoxExtractor:
         Raises:
             InputError: the picture is none, or a box is not in it.
         """
-        height, width = picture.shape[:2]
-        boxes = self._boxes[image_id]
-        outside = (boxes[:, :2] >= (width, height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-        if outside.any():
-            row = int(np.argmax(outside))
-            raise InputError(
-                f"given box {row}, {boxes[row].tolist()}, lies outside of the picture of {width} x {height}: boxes are "
-                "x1, y1, x2, y2 in pixels of the picture as it is displayed"
-            )
+        checked_boxes(self._boxes[image_id], "given boxes", picture.shape[:2])
         return self._extractor.ready(image_id, picture)
 
     def extract_ready(self, pictures: Iterable[ReadyPicture]) -> Iterator[Extracted]:
@@ -143,11 +136,11 @@ def _line(line: str, where: str) -> tuple[str, np.ndarray]:
     for row, box in enumerate(boxes):
         if not _is_numbers(box):
             raise InputError(f"{where}: box {row} is {box!r:.80}; expected four numbers, x1, y1, x2, y2 in pixels")
-    return str(entry["image_id"]), _checked(boxes, where)
+    return str(entry["image_id"]), checked_boxes(boxes, where) if boxes else np.zeros((0, 4), np.float32)
 
 
 def _is_numbers(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) and math.isfinite(x) for x in box)
+    return isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) and abs(x) < _LARGEST for x in box)
 
 
 def _of_data_set(name: str, data_dir: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
@@ -169,7 +162,9 @@ def _of_data_set(name: str, data_dir: str | os.PathLike[str] | None) -> dict[str
         else:
             boxes[image_id] = [np.asarray(row["boxes"], np.float32).reshape(-1, 4)]
     return {
-        image_id: _checked(parts[0] if boxes_a_row else _different(parts), f"data set {name!r}, picture {image_id!r}")
+        image_id: checked_boxes(
+            parts[0] if boxes_a_row else _different(parts), f"data set {name!r}, picture {image_id!r}"
+        )
         for image_id, parts in boxes.items()
         if len(parts[0])
     }
@@ -179,15 +174,6 @@ def _different(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Each box once, where it comes first: several phrases mean one thing."""
     boxes = np.concatenate(parts)
     return boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
-
-
-def _checked(boxes: Sequence[Any] | np.ndarray, where: str) -> np.ndarray:
-    array = np.array(boxes, np.float32).reshape(-1, 4)
-    wrong = ~np.isfinite(array).all(axis=1) | (array[:, 2:] <= array[:, :2]).any(axis=1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InputError(f"{where}: box {row} is {array[row].tolist()}; expected x1 < x2 and y1 < y2, in pixels")
-    return array
 
 
 def _hash(boxes: Mapping[str, np.ndarray]) -> str:
