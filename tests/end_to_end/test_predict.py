@@ -202,6 +202,7 @@ def test_mistakes_are_one_message(root, capsys, arguments, message):
     [
         (["--output=nowhere/answer.png"], "nothing can be written into nowhere (No such file or directory)"),
         ([f"--output={__file__}/answer.png"], "test_predict.py (Not a directory)"),
+        (["--output=~nobody-of-this-name/answer.png"], "nothing can be written into ~nobody-of-this-name"),
         (["--output=answer.jpg"], "name it NAME.png"),
         (["--output=answer"], "name it NAME.png"),
         (["--boxes=zzz"], "--boxes=zzz says what a detector keeps, and there is none"),

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import pathlib
 import types
 
 import numpy as np
@@ -13,6 +14,7 @@ from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.region_codec import RegionRecord, StoredRegions
 from vilbert_jax.errors import InputError
 from vilbert_jax.predictor.region_reader import RegionReader
+from vilbert_jax.predictor.region_sources import RegionSources
 
 F = 3
 CONTRACT = FeatureContract(
@@ -59,7 +61,7 @@ def png(array):
 
 
 def reader(extractor=None, store=None, cache_size=8):
-    return RegionReader(feature_dim=F, extractor=extractor, store=store, cache_size=cache_size)
+    return RegionReader(RegionSources(store, extractor), feature_dim=F, cache_size=cache_size)
 
 
 def test_every_way_to_give_a_picture_is_the_same_picture_and_is_seen_once(tmp_path):
@@ -156,6 +158,49 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(InputError, match="text.jpg"):
         reader(FakeExtractor()).read([picture(0), tmp_path / "text.jpg"])
+
+
+def test_a_picture_that_cannot_be_read_does_not_cost_those_before_it(tmp_path):
+    """Though the extractor reads ahead of what it gives back."""
+    (tmp_path / "text.jpg").write_text("no picture")
+    fake = FakeExtractor()
+    regions = reader(fake)
+    with pytest.raises(InputError, match="text.jpg"):
+        regions.read([picture(0), picture(1), tmp_path / "text.jpg", picture(2)])
+    assert len(fake.shown) == 2
+    found = regions.read([picture(1), picture(0)])
+    assert len(fake.shown) == 2
+    np.testing.assert_allclose(found[0].features[0], picture(1).mean((0, 1)), rtol=1e-6)
+
+
+def test_what_was_found_is_kept_whatever_ends_the_detection():
+    class Stopped(FakeExtractor):
+        def extract(self, pictures):
+            for number, found in enumerate(super().extract(pictures)):
+                if number == 3:
+                    raise KeyboardInterrupt
+                yield found
+
+    stopped = Stopped()
+    regions = reader(stopped, cache_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        regions.read([picture(number) for number in range(5)])
+    stopped.shown.clear()
+    regions.read([picture(1), picture(2)])
+    assert not stopped.shown
+    regions.read([picture(0)])  # one more than are remembered
+    assert len(stopped.shown) == 1
+
+
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").write_bytes(png(picture(0)))
+    for way in ("~/a.png", pathlib.Path("~/a.png")):
+        fake = FakeExtractor()
+        reader(fake).read([way])
+        np.testing.assert_array_equal(fake.shown[0], picture(0))
+    with pytest.raises(InputError, match="gone.png: cannot be read"):
+        reader(FakeExtractor()).read(["~/gone.png"])
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,15 @@ def test_boxes_come_best_first_with_or_without_the_whole_picture():
     assert [candidate.region for candidate in found.candidates] == [2, 1]
 
 
+def test_with_nothing_to_choose_from_there_is_no_box():
+    boxes, logits = np.array([[0, 0, 9, 8]], np.float32), np.zeros(1, np.float32)
+    assert best_boxes(logits, boxes, whole_image=True).region == 0
+    with pytest.raises(
+        InputError, match=r"nothing to choose from: the picture has no regions.*whole_image=False.*give"
+    ):
+        best_boxes(logits, boxes, whole_image=False)
+
+
 def test_words_have_probabilities_over_the_whole_vocabulary(tokenizer):
     logits = np.log(np.array([[1, 1, 1, 1, 1, 1, 10, 3, 1], [1, 1, 1, 1, 1, 1, 1, 1, 12]], np.float32))
     ids, blanks = best_words(logits, tokenizer, 2)

@@ -12,7 +12,6 @@ import numpy as np
 
 from vilbert_jax.checkpoints.detectors import load_detector
 from vilbert_jax.data.annotations import open_regions
-from vilbert_jax.data.picture_files import read_picture
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.contract import parse_rule
@@ -20,6 +19,7 @@ from vilbert_jax.extraction.extractor import RegionExtractor
 from vilbert_jax.predictor.checks import check_number
 from vilbert_jax.predictor.figure import Bar, Shown, draw_answer
 from vilbert_jax.predictor.predictor import Predictor
+from vilbert_jax.predictor.region_reader import look_at
 from vilbert_jax.predictor.results import Candidate, Word, to_json
 
 _NO_STORE = (
@@ -71,6 +71,8 @@ def predict(request: Request, *, say: Callable[[str], None]) -> int:
         InputError: something cannot be used or read.
         OSError: the figure cannot be written.
     """
+    if request.output is not None:
+        request = dataclasses.replace(request, output=Path(os.path.expanduser(request.output)))
     _check(request)
     rule = parse_rule(request.boxes or _BOXES)
     store = None if request.regions is None else open_regions(request.regions, data_dir=None, hint=_NO_STORE)
@@ -157,7 +159,8 @@ def _matched(predictor: Predictor, image: str, captions: tuple[str, ...]) -> _To
     order = np.argsort(-scores, kind="stable").tolist()
     best = [(captions[k], float(scores[k])) for k in order]
     weights = np.exp(scores[order] - scores.max())
-    shares = weights / weights.sum() if len(captions) > 1 else np.exp(-np.logaddexp(0, -scores))
+    # Bars compare captions: a single one has nothing to be compared with.
+    shares = weights / weights.sum() if len(captions) > 1 else np.zeros(1)
     bars = [Bar(text, float(share), f"{score:+.2f}") for (text, score), share in zip(best, shares, strict=True)]
     content = {"image": image, "captions": [{"text": text, "score": score} for text, score in best]}
     return _Told("\n".join(f"{score:+8.2f}  {text}" for text, score in best), content, tuple(bars), best[0][0])
@@ -172,13 +175,16 @@ def _bars(words: Any) -> tuple[Bar, ...]:
 
 
 def _shown(predictor: Predictor, request: Request, told: _Told, store: RegionStore | None) -> Shown:
-    is_stored = store is not None and request.image in store
+    if store is not None and request.image in store:
+        stored = store.stored(request.image)
+        picture, width, height = None, stored.width, stored.height
+    else:
+        picture = look_at(request.image)
+        height, width, _ = picture.shape
     attention = None if told.candidates else predictor.attention(request.image, told.looked_for)
-    boxes = [box for box, _, region in told.candidates if not region] if attention is None else attention.boxes.tolist()
-    _, _, width, height = boxes[0]  # of the whole picture
     asked = request.question or request.expression or request.text
     return Shown(
-        picture=None if is_stored else read_picture(request.image),
+        picture=picture,
         question=asked or "Which caption fits?",
         bars=told.bars,
         attention=attention,

@@ -21,7 +21,10 @@ _PICTURE_WIDTH, _TEXT_WIDTH, _POINTS = 6.0, 4.2, 72  # inches, inches, points an
 _LEAST_HEIGHT, _MOST_HEIGHT = 2.4, 9.0  # inches; the picture of a strip is small
 _SIZE = 9.5  # points of text
 _CHARACTERS = int(_TEXT_WIDTH * _POINTS / (0.56 * _SIZE))
-_BAR, _LINE, _MIDDLE = 0.3, 1.3 * _SIZE, 0.48 * _SIZE  # of the width, where a full bar ends; points; of letters, too
+_LINE, _MIDDLE, _BELOW = 1.3 * _SIZE, 0.48 * _SIZE, 6.0  # points: a line, the middle of its letters, below a text
+_QUESTION_SIZE, _BELOW_QUESTION = 11.0, 10.0  # points
+_QUESTION_LINE = 1.3 * _QUESTION_SIZE
+_BAR, _FULL = 0.3, 0.21  # of the width: bars with their labels; a full bar
 _LABEL_WIDTH, _LABEL_HEIGHT = 4.6, 11.5  # points, of a character and of a label with its margins
 _RIM = 1.2  # points that a dark line is wider than the one on it
 
@@ -61,9 +64,10 @@ def draw_answer(path: str | os.PathLike[str], shown: Shown) -> None:
         OSError: it cannot be written.
     """
     width, height = shown.size
-    question = textwrap.wrap(shown.question, int(_CHARACTERS * _SIZE / 11)) or [""]
+    question = textwrap.wrap(shown.question, int(_CHARACTERS * _SIZE / _QUESTION_SIZE)) or [""]
     lines = [textwrap.wrap(bar.text, int(_CHARACTERS * (1 - _BAR) - 6)) or [""] for bar in shown.bars]
-    needed = 1.3 * 11 * len(question) + 10 + sum(_LINE * len(wrapped) + 6 for wrapped in lines)
+    top = _QUESTION_LINE * len(question) + _BELOW_QUESTION
+    needed = top + sum(_LINE * len(wrapped) + _BELOW for wrapped in lines)
     tall = np.clip(_PICTURE_WIDTH * height / width + 0.3, _LEAST_HEIGHT, _MOST_HEIGHT)
     tall = max(float(tall), needed / _POINTS + 0.3)
     with matplotlib.rc_context(STYLE):
@@ -74,8 +78,8 @@ def draw_answer(path: str | os.PathLike[str], shown: Shown) -> None:
         _draw_left(left, shown)
         _spread_labels(left, max(width / _PICTURE_WIDTH, height / tall) / _POINTS, width, height)
         right.set(xlim=(0, 1), ylim=(tall * _POINTS, 0))
-        right.text(0, 0, "\n".join(question), va="top", fontsize=11, fontweight="bold")
-        _draw_bars(right, shown.bars, lines, top=1.3 * 11 * len(question) + 10)
+        right.text(0, 0, "\n".join(question), va="top", fontsize=_QUESTION_SIZE, fontweight="bold")
+        _draw_bars(right, shown.bars, lines, top=top)
         figure.savefig(path, dpi=110, format="png")
 
 
@@ -129,9 +133,9 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], lines: Sequence[Sequence[str]], 
         middle = top + _MIDDLE
         if bar.label:
             colour = ATTENDED if is_first else QUIET
-            axes.barh(middle, _BAR * 0.7 * bar.share, height=_SIZE, color=colour, alpha=0.9)
-            axes.text(_BAR * 0.7 * bar.share + 0.01, middle, bar.label, va="center", fontsize=8, color=QUIET)
+            axes.barh(middle, _FULL * bar.share, height=_SIZE, color=colour, alpha=0.9)
+            axes.text(_FULL * bar.share + 0.01, middle, bar.label, va="center", fontsize=8, color=QUIET)
         weight = "bold" if is_first and bar.label else None
         axes.text(_BAR + 0.02, top, "\n".join(wrapped), va="top", fontsize=_SIZE, fontweight=weight)
         is_first = not bar.label
-        top += _LINE * len(wrapped) + 6
+        top += _LINE * len(wrapped) + _BELOW

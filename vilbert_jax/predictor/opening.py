@@ -19,6 +19,7 @@ from vilbert_jax.data.text import Tokenizer, load_tokenizer
 from vilbert_jax.errors import InputError
 from vilbert_jax.predictor.checks import check_number, check_path
 from vilbert_jax.predictor.programs import PAIR_HEADS
+from vilbert_jax.predictor.texts import TextReader
 from vilbert_jax.tasks.task import name_of
 from vilbert_jax.tasks.vcr import VCR
 
@@ -89,13 +90,22 @@ class Opened(NamedTuple):
             )
         return self.answers[head]
 
+    def text_reader(self) -> TextReader:
+        """Reads texts as the checkpoint's training did.
+
+        Raises:
+            InputError: its texts are longer than the model reads.
+        """
+        settings = self.settings
+        return TextReader(self.tokenizer, self.config.max_text_length, settings.text_length, settings.truncation)
+
     def task_token(self, given: int | None) -> int | None:
         """The number of the task, ``given`` or the usual one; None for a model without task tokens.
 
         Raises:
             InputError: it has task tokens and there is no number, or one that it does not have.
         """
-        check_settings({"task_token": given})
+        given_settings({"task_token": given})
         token = self.settings.task_token if given is None else given
         count = self.config.num_task_embeddings
         if token is None and count:
@@ -109,11 +119,16 @@ class Opened(NamedTuple):
         return token
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises InputError for a setting, of those that are given, that could belong to no checkpoint."""
-    for name, value in settings.items():
-        if value is not None:
-            check_number(name, value, least=_LEAST[name])
+def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not None.
+
+    Raises:
+        InputError: one could belong to no checkpoint.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name, value in given.items():
+        check_number(name, value, least=_LEAST[name])
+    return given
 
 
 def open_checkpoint(
@@ -132,7 +147,7 @@ def open_checkpoint(
         checkpoint: any source of ``load_pretrained``, but no BERT.
         vocab: what ``load_tokenizer`` takes; not needed where the checkpoint has its vocabulary.
         answer_labels: what ``read_answer_labels`` takes, or a checkpoint folder of this project; likewise.
-        settings: fields of ``TrainedFor`` to use instead of what the checkpoint says; None: it shall say it.
+        settings: fields of ``TrainedFor`` to use instead of what the checkpoint says.
         dtype: of the computation.
         contracts: of the features that the model is to read, by where they come from.
         allow_other_features: contracts may differ from that of the checkpoint, in all but the width of features.
@@ -152,7 +167,7 @@ def open_checkpoint(
     if not allow_other_features:
         _check_agreement(contracts)
     known = TrainedFor.from_json(source.trained_for or {}, source.origin)
-    known = dataclasses.replace(known, **{name: value for name, value in settings.items() if value is not None})
+    known = dataclasses.replace(known, **settings)
     tokenizer = _tokenizer(source, vocab)
     answers = _answers(source, answer_labels)
     model, params = load_source(source, config=dataclasses.replace(source.config, dtype=dtype))

@@ -14,13 +14,13 @@ from vilbert_jax.config import DType
 from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
 from vilbert_jax.predictor.checks import check_flag, check_number
-from vilbert_jax.predictor.choosing import best_answers, best_boxes, best_words
+from vilbert_jax.predictor.choosing import as_embedding, best_answers, best_boxes, best_words
 from vilbert_jax.predictor.lists import are_many, check_counts, listed, paired
-from vilbert_jax.predictor.opening import check_settings, open_checkpoint
-from vilbert_jax.predictor.programs import Pair, Programs, States, slot_boxes
-from vilbert_jax.predictor.region_reader import Extracts, Image, RegionReader, open_extractor, open_store
+from vilbert_jax.predictor.opening import given_settings, open_checkpoint
+from vilbert_jax.predictor.programs import Pair, Programs
+from vilbert_jax.predictor.region_reader import Image, RegionReader
+from vilbert_jax.predictor.region_sources import Extracts, open_sources
 from vilbert_jax.predictor.results import Answer, Attention, Embedding, Filled, Grounded
-from vilbert_jax.predictor.texts import TextReader
 
 Texts = str | Sequence[str]
 Images = Image | Sequence[Image]
@@ -33,6 +33,13 @@ class Predictor:
     or, with ``store``, an image id. Where a list of pictures or of texts is given, a list comes back: two lists of one
     length go pair by pair, a single picture or text goes with every member of the other list. What a picture shows the
     detector is looked up once, however many questions follow.
+
+    The detector is a file that ``load_detector`` reads or a ``Detector``, either of which then looks as the paper's did
+    (10 to 36 boxes), at one picture a step and on one device; or a ``RegionExtractor``, with a selection rule, a batch
+    size and devices of its own.
+
+    Where the checkpoint says how its fine-tuning read (``task_token``, ``max_regions``, ``text_length``), the predictor
+    reads so, too; what is given goes before it.
 
     Attributes:
         heads: that the checkpoint has.
@@ -59,17 +66,14 @@ class Predictor:
 
         Args:
             checkpoint: a run, a checkpoint or saved folder of this project, or a released ViLBERT file.
-            detector: file that ``load_detector`` reads, a ``Detector``, which then looks as the paper's did (10 to 36
-                boxes), or a ``RegionExtractor``; without it there are only regions that were found before.
+            detector: looks at pictures; without it there are only regions that were found before.
             store: region store, whose pictures are named by their ids.
             vocab: vocabulary, for files that come without it: ``vocab.txt``, tokenizer folder or hub name.
-            answer_labels: the answers in the order of the head's outputs, likewise: a file that ``read_answer_labels``
-                reads, or a checkpoint folder.
-            task_token: number of the task, for models that have task tokens; every method takes another one. By
-                default that of the checkpoint's fine-tuning, where it says it; so are the next two.
-            max_regions: of a picture with more regions the model reads the first so many; else 100.
+            answer_labels: the answers in the order of the outputs, likewise: JSON or pickle file, or checkpoint folder.
+            task_token: number of the task, for models that have task tokens; every method takes another one.
+            max_regions: of a picture with more regions the model reads the first so many; by default 100.
             text_length: tokens of a text that the model reads, special ones included; a longer text loses its tail.
-                Else nothing is cut, and what exceeds the model's positions is refused.
+                By default nothing is cut, and what exceeds the model's positions is refused.
             batch_size: pairs of a text and a picture that run at once.
             cache_size: pictures whose regions are remembered.
             dtype: of the computation.
@@ -81,24 +85,17 @@ class Predictor:
         check_number("batch_size", batch_size, least=1)
         check_number("cache_size", cache_size, least=0)
         check_flag("allow_other_features", allow_other_features)
-        given = {"task_token": task_token, "max_regions": max_regions, "text_length": text_length}
-        check_settings(given)
-        store, extractor = open_store(store), open_extractor(detector)
-        contracts = {} if extractor is None else {"the detector": extractor.contract}
-        contracts |= {} if store is None else {f"the region store {store.path}": store.contract}
+        given = given_settings({"task_token": task_token, "max_regions": max_regions, "text_length": text_length})
+        sources = open_sources(store, detector)
         opened = open_checkpoint(
             checkpoint, vocab=vocab, answer_labels=answer_labels, settings=given, dtype=dtype,
-            contracts=contracts, allow_other_features=allow_other_features,
+            contracts=sources.contracts, allow_other_features=allow_other_features,
         )  # fmt: skip
-        self.config, self.heads = opened.config, opened.heads
-        self._opened, self._max_regions = opened, opened.settings.max_regions
-        self._texts = TextReader(
-            opened.tokenizer, self.config.max_text_length, opened.settings.text_length, opened.settings.truncation
-        )
-        self._regions = RegionReader(
-            feature_dim=self.config.region_feature_dim, extractor=extractor, store=store, cache_size=cache_size
-        )
-        self._programs = Programs(self.config, opened.params, max_regions=self._max_regions, batch_size=batch_size)
+        self._opened, self.config, self.heads = opened, opened.config, opened.heads
+        self._texts = opened.text_reader()
+        self._regions = RegionReader(sources, feature_dim=self.config.region_feature_dim, cache_size=cache_size)
+        most = opened.settings.max_regions
+        self._programs = Programs(self.config, opened.params, max_regions=most, batch_size=batch_size)
 
     def __repr__(self) -> str:
         """What it is of."""
@@ -253,10 +250,11 @@ class Predictor:
         regions = [None] if image is None else self._regions.read(listed(image))
         pairs, is_one = _joined(image, regions, text, rows)
         states = self._programs.states(pairs, token)
-        embedded = [
-            self._embedding(pair, of_pair, with_text=text is not None)
-            for pair, of_pair in zip(pairs, states, strict=True)
-        ]
+        embedded: list[Embedding] = []
+        for pair, of_pair in zip(pairs, states, strict=True):
+            tokens = None if text is None else self._tokens(pair)
+            boxes = None if pair.regions is None else self._boxes(pair)
+            embedded.append(as_embedding(of_pair, tokens=tokens, boxes=boxes))
         return embedded[0] if is_one else embedded
 
     @overload
@@ -287,24 +285,12 @@ class Predictor:
 
     def _boxes(self, pair: Pair) -> np.ndarray:
         assert pair.regions is not None
-        return slot_boxes(pair.regions, self._max_regions)
+        return self._programs.slot_boxes(pair.regions)
 
-    def _embedding(self, pair: Pair, states: States, *, with_text: bool) -> Embedding:
+    def _tokens(self, pair: Pair) -> list[str]:
+        """What the model reads of a text, in words."""
         tokens = self._opened.tokenizer.tokens(pair.token_ids)
-        if self.config.num_task_embeddings:
-            tokens.insert(1, "[TASK]")
-        embedding = Embedding(
-            pair=states.pair,
-            text_pooled=states.text_pooled,
-            text=states.text,
-            tokens=tuple(tokens),
-            regions_pooled=states.regions_pooled,
-            regions=states.regions,
-            boxes=None if pair.regions is None else self._boxes(pair),
-        )
-        if not with_text:
-            return embedding._replace(pair=None, text_pooled=None, text=None, tokens=None)
-        return embedding._replace(pair=None, regions_pooled=None, regions=None) if pair.regions is None else embedding
+        return [tokens[0], "[TASK]", *tokens[1:]] if self.config.num_task_embeddings else tokens
 
 
 def _joined(image: Any, regions: Sequence[Any], text: Any, rows: Sequence[np.ndarray]) -> tuple[list[Pair], bool]:

@@ -110,6 +110,10 @@ class Programs:
             found += [_finite(attention[row][batch["region_mask"][row]]) for row in range(len(chunk))]
         return found
 
+    def slot_boxes(self, regions: StoredRegions) -> np.ndarray:
+        """[m,4] float32, x1, y1, x2, y2 in pixels: the boxes of a picture's slots, the whole picture first."""
+        return arrange(regions, max_regions=min(len(regions.boxes), self._max_regions)).boxes
+
     def _run(
         self, program: Program, pairs: Sequence[Pair], task_id: int | None
     ) -> Iterator[tuple[Sequence[Pair], dict[str, np.ndarray], Any]]:
@@ -148,11 +152,6 @@ class Programs:
             "positions": pad_rows(np.array(pair.positions, np.int32), num_positions),
             **regions._asdict(),
         }
-
-
-def slot_boxes(regions: StoredRegions, max_regions: int) -> np.ndarray:
-    """[m,4] float32, x1, y1, x2, y2 in pixels: the boxes of a picture's slots, the whole picture first."""
-    return arrange(regions, max_regions=min(len(regions.boxes), max_regions)).boxes
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,20 +4,16 @@ import collections
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL.Image import Image as PILImage
 
-from vilbert_jax.checkpoints.detectors import Detector, load_detector
 from vilbert_jax.data.feature_contract import FeatureContract
 from vilbert_jax.data.picture_files import PictureSource, read_picture
 from vilbert_jax.data.region_codec import RegionRecord, StoredRegions, check_record
-from vilbert_jax.data.region_store import RegionStore
 from vilbert_jax.errors import InputError
-from vilbert_jax.extraction.extractor import RegionExtractor
-from vilbert_jax.predictor.checks import check_path
+from vilbert_jax.predictor.region_sources import RegionSources
 
 Image = PictureSource | RegionRecord
 """A picture (path, bytes, PIL image, array), its regions, or its id in the store of the predictor."""
@@ -27,59 +23,13 @@ _KINDS = (str, os.PathLike, bytes, PILImage, np.ndarray, RegionRecord)  # of ``I
 _logger = logging.getLogger(__name__)
 
 
-class Found(Protocol):
-    """What the predictor needs of one picture's detections."""
-
-    @property
-    def record(self) -> RegionRecord:
-        """Boxes and features."""
-        ...
-
-    @property
-    def fell_short(self) -> bool:
-        """Nothing in the picture reached the quality that the selection rule asks for."""
-        ...
-
-
-@runtime_checkable
-class Extracts(Protocol):
-    """What the predictor needs of a detector; ``vilbert_jax.extraction.extractor.RegionExtractor`` has it."""
-
-    @property
-    def contract(self) -> FeatureContract:
-        """What the features mean."""
-        ...
-
-    def extract(self, pictures: Iterable[tuple[str, np.ndarray]], /) -> Iterator[Found]:
-        """(image id, [H,W,3] uint8 RGB) in, what was found out, in order."""
-        ...
-
-
-def open_store(store: str | os.PathLike[str] | RegionStore | None) -> RegionStore | None:
-    """The region store, where there is one.
+def look_at(source: PictureSource) -> np.ndarray:
+    """``read_picture``, in whose paths ``~`` is the user's home, as in all others that a predictor is given.
 
     Raises:
-        InputError: it is none.
+        InputError: see there.
     """
-    if store is None or isinstance(store, RegionStore):
-        return store
-    check_path("store", store, "a RegionStore")
-    return RegionStore(store)
-
-
-def open_extractor(detector: str | os.PathLike[str] | Detector | Extracts | None) -> Extracts | None:
-    """What looks at pictures, where there is a detector.
-
-    Raises:
-        InputError: it is none.
-    """
-    if isinstance(detector, str | os.PathLike):
-        detector = load_detector(detector)
-    if isinstance(detector, Detector):
-        return RegionExtractor(detector)
-    if detector is not None and not isinstance(detector, Extracts):
-        check_path("detector", detector, "a Detector", "a RegionExtractor")
-    return detector
+    return read_picture(os.path.expanduser(source) if isinstance(source, str | os.PathLike) else source)
 
 
 class RegionReader:
@@ -89,18 +39,16 @@ class RegionReader:
     or as an array is one picture, and a file whose content changed is another.
     """
 
-    def __init__(
-        self, *, feature_dim: int, extractor: Extracts | None, store: RegionStore | None, cache_size: int
-    ) -> None:
+    def __init__(self, sources: RegionSources, *, feature_dim: int, cache_size: int) -> None:
         """Keeps what it needs.
 
         Args:
+            sources: the store, which knows pictures by id, and what looks at the others.
             feature_dim: width of the features that the model reads.
-            extractor: looks at pictures.
-            store: knows pictures by id.
             cache_size: pictures to remember; 0 remembers none.
         """
-        self._extractor, self._store, self._cache_size = extractor, store, cache_size
+        self._store, self._extractor = sources
+        self._cache_size = cache_size
         self._seen: collections.OrderedDict[str, StoredRegions] = collections.OrderedDict()
         # Of given regions nobody knows where they come from: their shapes and boxes can be checked.
         self._shapes = FeatureContract(
@@ -111,7 +59,8 @@ class RegionReader:
     def read(self, images: Sequence[Image]) -> list[StoredRegions]:
         """The regions of every image, in order; pictures that the detector has not seen go through it together.
 
-        A text that is an id of the store means that picture, any other one a file.
+        A text that is an id of the store means that picture, any other one a file. Where one cannot be read, those
+        before it have been looked at and are remembered.
 
         Raises:
             InputError: what is no picture, one that cannot be read or that there is no detector for; regions that
@@ -148,10 +97,15 @@ class RegionReader:
         keys: dict[int, str] = {}
         names: dict[str, str] = {}
         found: dict[str, StoredRegions] = {}
+        failures: list[InputError] = []
 
         def unseen() -> Iterator[tuple[str, np.ndarray]]:  # one at a time: many pictures need not fit into memory
             for place, source in pictures.items():
-                picture = read_picture(source)
+                try:
+                    picture = look_at(source)
+                except InputError as error:  # raised here, it would cost those that were read ahead
+                    failures.append(error)
+                    return
                 key = keys[place] = _hash(picture)
                 if key in names:
                     continue
@@ -161,20 +115,28 @@ class RegionReader:
                 else:
                     yield key, picture
 
-        for extracted in self._extractor.extract(unseen()):
-            record = extracted.record
-            found[record.image_id] = _as_stored(record)
-            if extracted.fell_short:
-                _logger.warning(
-                    "%s: the detector is sure of nothing in it; its best %d regions are used",
-                    names[record.image_id], len(record.boxes),
-                )  # fmt: skip
-        for key in dict.fromkeys(keys.values()):
-            self._seen[key] = found[key]
+        try:
+            for extracted in self._extractor.extract(unseen()):
+                record = extracted.record
+                found[record.image_id] = _as_stored(record)
+                if extracted.fell_short:
+                    _logger.warning(
+                        "%s: the detector is sure of nothing in it; its best %d regions are used",
+                        names[record.image_id], len(record.boxes),
+                    )  # fmt: skip
+        finally:  # whatever ends it, what was found is not looked for again
+            self._remember({key: found[key] for key in keys.values() if key in found})
+        if failures:
+            raise failures[0]
+        return {place: found[key] for place, key in keys.items()}
+
+    def _remember(self, found: Mapping[str, StoredRegions]) -> None:
+        """Keeps regions by the hash of their picture; of too many those that were asked for last."""
+        for key, regions in found.items():
+            self._seen[key] = regions
             self._seen.move_to_end(key)
         while len(self._seen) > self._cache_size:
             self._seen.popitem(last=False)
-        return {place: found[key] for place, key in keys.items()}
 
     def _nobody_looks(self, image: PictureSource) -> InputError:
         remedy = "give one, detector=FILE, or its regions as a RegionRecord"
