@@ -6,9 +6,8 @@ python benchmarks/detector.py --parts=speed,chunks --batch_sizes=1,8,32         
 ResNet-101-C4 in the Caffe flavour, a picture of 1000 x 600 in its canvas of 1008 x 608, 300 proposals, float32, random
 weights and random pictures. Both sides read one weights file. Each stage is given the same arrays on both sides, what
 PyTorch's stage before it found, and the two take turns. Nothing is timed in its first run, which compiles.
-torch_detector.py says how plain the other side is.
-
-Peak memory is that of two processes of their own, each with the network and one picture, detected twice.
+torch_detector.py says how plain the other side is. Peak memory is that of two processes of their own, each with the
+network and one picture, detected twice.
 """
 
 import argparse
@@ -35,8 +34,9 @@ from vilbert_jax.detector.anchors import make_anchors
 from vilbert_jax.detector.backbone import map_sizes
 from vilbert_jax.detector.config import CAFFE, DetectorConfig
 from vilbert_jax.detector.detections import detect, select_detections
-from vilbert_jax.detector.faster_rcnn import FasterRCNN, Pictures
+from vilbert_jax.detector.faster_rcnn import FasterRCNN
 from vilbert_jax.detector.heads import RegionHead, Regions
+from vilbert_jax.detector.pictures import Pictures, blank_pictures
 from vilbert_jax.detector.pooling import pool_regions, range_maxima
 from vilbert_jax.detector.preparation import canvas_of
 from vilbert_jax.detector.proposals import ProposalHead, Proposals, rank_anchors
@@ -52,8 +52,7 @@ HERE = pathlib.Path(__file__).resolve()
 def random_detector() -> Detector:
     """Seeded weights whose signal neither grows nor fades on its way, and classes that differ between regions."""
     model = FasterRCNN(DetectorConfig.resnet101_c4(CAFFE))
-    picture = Pictures(jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32), jnp.ones((1, 2)))
-    params = jax.jit(model.init)(jax.random.key(0), picture)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), blank_pictures())["params"]
     leaves: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(params))
     for path in leaves:
         if path[-2:] == ("conv3", "scale"):
@@ -112,8 +111,7 @@ def proposal_stages(detector: Detector, plain: Any, weights: Any) -> Iterator[St
     boxes = run()
     rule = Suppression(config.proposal_overlap, inclusive=True, plus_one=True)
     keep = jax.jit(functools.partial(suppress, rule=rule, max_kept=config.max_proposals))
-    mine = on_device(boxes)
-    kept = functools.partial(keep, mine, jnp.ones(len(mine), bool))
+    kept = functools.partial(keep, on_device(boxes), jnp.ones(len(boxes), bool))
     run = functools.partial(plain.suppress, boxes, 0.7, inclusive=True, plus_one=True, max_kept=config.max_proposals)
     yield Stage("suppression to 300", kept, run, lambda a, b: differing(a[0][a[1]], b))
 
@@ -192,18 +190,21 @@ def differing(ours: jax.Array, theirs: Any) -> str:
     return f"{(~same).sum()} of {found.shape[0]} rows differ"
 
 
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
 def compare(stage: Stage, repeats: int) -> None:
     """Prints median seconds of both sides, their ranges, the ratio of the medians, and how results compare."""
     times: tuple[list[float], list[float]] = [], []
     compared = stage.compare(stage.ours(), stage.theirs())
-    start = time.perf_counter()
-    jax.block_until_ready(stage.ours())
-    is_short = time.perf_counter() - start < 0.5
+    is_short = timed(stage.ours) < 0.5
     for _ in range(4 * repeats if is_short else repeats):
         for side, seconds in zip((stage.ours, stage.theirs), times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(side())
-            seconds.append(time.perf_counter() - start)
+            seconds.append(timed(side))
     ours, theirs = (statistics.median(seconds) for seconds in times)
     ranges = [f"{min(seconds):.4f}-{max(seconds):.4f}" for seconds in times]
     print(f"{stage.name:28}{ours:9.4f}{theirs:9.4f}{ours / theirs:7.2f}  {' '.join(ranges)}  {compared}", flush=True)
@@ -217,12 +218,7 @@ def compiled(detector: Detector, rows: int) -> Any:
 
 def seconds_of(run: Callable[[], Any], repeats: int) -> float:
     """Median, after a run that is not timed."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median([timed(run) for _ in range(repeats + 1)][1:])
 
 
 def print_speed(detector: Detector, batch_sizes: list[int], repeats: int) -> None:
@@ -252,10 +248,8 @@ def print_chunks(detector: Detector, sizes: list[int], repeats: int) -> None:
 
 def print_memory(weights: pathlib.Path) -> None:
     """Peak memory of a process with one side alone."""
-    for side, command in (
-        ("jax", [HERE, f"--alone={weights}"]),
-        ("torch", [HERE.with_name("torch_detector.py"), weights]),
-    ):
+    commands = {"jax": [HERE, f"--alone={weights}"], "torch": [HERE.with_name("torch_detector.py"), weights]}
+    for side, command in commands.items():
         done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
         print(f"{side:6} {done.stdout.strip()}", flush=True)
 
@@ -279,8 +273,7 @@ def main() -> None:
     parser.add_argument("--alone", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.alone:
-        run_alone(asked.alone)
-        return
+        return run_alone(asked.alone)
     device = jax.devices()[0]
     print(f"{device.device_kind}, {platform.machine()}, jax {jax.__version__}, float32, {asked}", flush=True)
     detector, parts = random_detector(), asked.parts.split(",")

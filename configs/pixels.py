@@ -7,7 +7,7 @@ Data     scenes/regions_small, whose boxes are noisy copies of the truth, descri
          region stores of the detector of configs/detector_scenes.py: scenes_detected and, of annotated boxes, which
          training on expressions sees, scenes_given. docs/detector_training.md has the commands.
 Models   that of configs/tiny.py, pre-trained by its recipe once a seed, on either kind of regions.
-Cost     80 core minutes a seed, 20 minutes on 4 cores; starting again continues.
+Cost     45 to 80 core minutes a seed, 20 minutes on 4 cores; starting again continues.
 Expect   docs/detector_training.md has the scores.
 """
 

@@ -3,7 +3,8 @@
     python experiments/convert_checkpoint.py --input=PATH --output=PATH
 
 --input   a released ViLBERT file (.bin, .tar, .safetensors), a BERT folder or hub name, or a run, a checkpoint or a
-          saved folder of this project. What it is, its content says.
+          saved folder of this project. What it is, its content says. A detector needs no conversion: load_detector and
+          extract_features.py read its file.
 --output  NAME.safetensors or NAME.bin: a file for the released PyTorch code, with NAME.json, its config.
           Any other name: a folder that vj.load_pretrained and config.init_from read; with --format=bert a folder for
           transformers. Must not exist.
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from vilbert_jax import cli
 from vilbert_jax.checkpoints import convert
+from vilbert_jax.checkpoints.detectors import is_detector
+from vilbert_jax.errors import InputError
 
 
 def main() -> int:
@@ -34,7 +37,16 @@ def main() -> int:
     add("--licence", help="note to save with the model; default: one that names the publisher")
     add("--verify", action="store_true", help="read the output again and compare; a BERT also with torch's own results")
     args = parser.parse_args()
-    return convert.convert(convert.Request(**vars(args)), say=print)
+    try:
+        return convert.convert(convert.Request(**vars(args)), say=print)
+    except InputError as error:
+        if not is_detector(args.input):
+            raise
+        raise InputError(
+            f"{args.input} is a detector of regions, no ViLBERT: its file is read as it is, by "
+            "vilbert_jax.checkpoints.detectors.load_detector and by experiments/extract_features.py --weights="
+            f"{args.input}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(config: Any, output: pathlib.Path, checkpoint: str, split: str) -> None
     task = cli.build_task(config)
     results.require_folder(output)
     mesh = make_mesh(MeshConfig(**config.mesh.to_dict()))
-    picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
+    picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
     embedded.ensure(task.data.embedded_names(), data_folder(task.data.data_dir))
     source = task.open(split or config.eval_split, training=False)
     results.require_whole_split(source.examples, allow_missing=config.allow_missing)

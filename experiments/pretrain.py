@@ -35,7 +35,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
     make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
-    picture = scenes.render if config.regions.startswith("scenes/") else pictures_in(config.pictures)
+    picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
     embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
     reading = dict(batch_size=config.batch_size, seed=config.seed)
     reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())

@@ -41,6 +41,8 @@ def test_sizes_that_no_network_has_are_refused(field, value):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
+        ("name", "mine", "caffe, detectron2: files of a detector"),
+        ("name", ["caffe"], "caffe, detectron2"),
         ("resize", "nonsense", "opencv, half_pixel"),
         ("plus_one", "yes", "true or false"),
         ("min_side", "x", "pixels, at least 0"),
@@ -55,6 +57,13 @@ def test_sizes_that_no_network_has_are_refused(field, value):
 def test_flavours_that_mean_nothing_are_refused(field, value, expected):
     with pytest.raises(InputError, match=f"flavour: .*{field}.*expected .*{expected}"):
         dataclasses.replace(CAFFE, **{field: value})
+
+
+def test_a_written_config_with_a_layout_that_no_file_has_is_refused():
+    written = DetectorConfig.tiny().to_dict()
+    written["flavour"]["name"] = "mine"
+    with pytest.raises(InputError, match="flavour: name is 'mine'; expected one of caffe, detectron2"):
+        DetectorConfig.from_dict(written)
 
 
 @pytest.mark.parametrize("damaged", [[], None, {}, {"flavour": []}, {"flavour": {}}], ids=str)

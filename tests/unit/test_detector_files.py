@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import re
+import runpy
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_detector import CONFIG
 
-from vilbert_jax.checkpoints.detectors import load_detector, make_detector, save_detector
+from vilbert_jax.checkpoints.detectors import is_detector, load_detector, make_detector, save_detector
 from vilbert_jax.checkpoints.frcnn import abstract_detector_params
 from vilbert_jax.checkpoints.tensor_files import write_safetensors, write_torch
 from vilbert_jax.detector.config import CAFFE, DETECTRON2, DetectorConfig
@@ -20,6 +23,7 @@ from vilbert_jax.errors import InputError
 from vilbert_jax.paths import named_leaves
 
 ANY_CONV = "backbone.res3.0.conv2.weight"
+COMMAND = pathlib.Path(__file__).parents[2] / "experiments" / "convert_checkpoint.py"
 NAMES = ("background", *(f"thing {k}" for k in range(20)))
 
 
@@ -51,6 +55,7 @@ def test_a_public_file_is_loaded(tmp_path, tensors):
     assert_same_params(found.params, tiny_detector.params())
     assert found.family == "faster_rcnn_r101_c4 visual genome, detectron2 port"
     assert found.class_names == found.attribute_names == ()
+    assert set(found.left_out) == {name for name in tensors if name.endswith("num_batches_tracked")} != set()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -65,6 +70,7 @@ def test_a_file_of_torch_is_the_same_detector(tmp_path, tensors, wrapped):
     one, other = (load_detector(tmp_path / f"model.{ending}", CONFIG) for ending in ("bin", "safetensors"))
     assert one.weights_hash == other.weights_hash
     assert_same_params(one.params, other.params)
+    assert set(one.left_out) - set(other.left_out) == ({"iteration"} if wrapped else set())
 
 
 def test_what_was_saved_is_loaded_without_being_told_anything(tmp_path, detector):
@@ -105,7 +111,42 @@ def test_a_config_of_ones_own_is_saved_too(tmp_path, flavour):
     assert found.weights_hash == saved.weights_hash
 
 
-def test_the_hash_is_of_the_weights_alone(detector):
+OTHER_NUMBERS = {
+    "max_proposals": 59, "max_candidates": 799, "proposal_overlap": 0.6, "pooling_resolution": 7,
+    "flavour": dataclasses.replace(DETECTRON2, plus_one=True),
+}  # fmt: skip
+
+
+def with_config(detector, **fields):
+    config = dataclasses.replace(CONFIG, **fields)
+    return make_detector(FasterRCNN(config), detector.params, family="tiny")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({name: value} for name, value in OTHER_NUMBERS.items()),
+        {"flavour": dataclasses.replace(DETECTRON2, min_side=16.0)},
+    ],
+    ids=str,
+)
+def test_the_same_weights_that_give_other_regions_are_another_detector(detector, fields):
+    assert with_config(detector, **fields).weights_hash != detector.weights_hash
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"regions_per_chunk": 3},  # it changes memory and time alone
+        {"flavour": dataclasses.replace(DETECTRON2, min_side=0)},  # 0 for 0.0
+    ],
+    ids=str,
+)
+def test_what_changes_no_region_is_the_same_detector(detector, fields):
+    assert with_config(detector, **fields).weights_hash == detector.weights_hash
+
+
+def test_the_hash_is_of_every_weight_and_of_no_name(detector):
     assert make_detector(detector.model, detector.params, family="other").weights_hash == detector.weights_hash
     changed = {**detector.params, "backbone": {**detector.params["backbone"]}}
     changed["proposal_head"] = {**changed["proposal_head"], "anchors": changed["proposal_head"]["anchors"] + 1}
@@ -163,6 +204,28 @@ def test_names_must_be_as_many_as_outputs(detector):
         make_detector(detector.model, detector.params, family="tiny", class_names=NAMES[1:])
     with pytest.raises(InputError, match="3 attribute names for a detector of 10: give one each"):
         make_detector(detector.model, detector.params, family="tiny", attribute_names=NAMES[:3])
+
+
+@pytest.mark.parametrize("is_a_detector", [True, False])
+def test_converting_a_detector_says_what_reads_it(tmp_path, tensors, monkeypatch, is_a_detector):
+    others = {"bert.pooler.dense.bias": np.zeros(3, np.float32)}
+    path = write(tmp_path / "model.safetensors", tensors if is_a_detector else others)
+    main = runpy.run_path(str(COMMAND))["main"]
+    monkeypatch.setattr("sys.argv", [COMMAND.name, f"--input={path}", f"--output={tmp_path / 'out'}"])
+    with pytest.raises(InputError) as error:
+        main()
+    said = "model.safetensors is a detector of regions, no ViLBERT: .*load_detector.*extract_features.py --weights="
+    assert bool(re.search(said, str(error.value))) is is_a_detector
+    assert ("is neither a ViLBERT" in str(error.value)) is not is_a_detector
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no tensors at all", b"PK\x03\x04 damaged"])
+def test_what_cannot_be_read_is_no_detector(tmp_path, content):
+    path = tmp_path / "model.bin"
+    if content is not None:
+        path.write_bytes(content)
+    assert not is_detector(path)
+    assert not is_detector(tmp_path)
 
 
 def test_only_safetensors_are_written(tmp_path, detector):

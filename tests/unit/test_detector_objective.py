@@ -1,6 +1,7 @@
 """One training pass of the detector: what it learns from, what it leaves alone, what it must not read."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import traverse_util
 
 from vilbert_jax.detector.anchors import make_anchors
 from vilbert_jax.detector.backbone import ConvNorm, map_sizes
-from vilbert_jax.detector.config import DETECTRON2, DetectorConfig
+from vilbert_jax.detector.config import CAFFE, DETECTRON2, DetectorConfig
 from vilbert_jax.detector.faster_rcnn import FasterRCNN
 from vilbert_jax.detector.initialisation import starting_params
 from vilbert_jax.detector.objective import FROZEN, Objective, detection_losses
@@ -24,14 +25,14 @@ from vilbert_jax.losses import mean
 
 HEIGHT, WIDTH = 64, 96
 CONFIG = DetectorConfig(
-    flavour=dataclasses.replace(DETECTRON2, short_side=HEIGHT, long_side=WIDTH), blocks=(1, 1, 1, 1), stem_width=8,
+    flavour=DETECTRON2, blocks=(1, 1, 1, 1), stem_width=8,
     bottleneck_width=4, res2_width=8, rpn_width=16, num_anchors=2, num_classes=3, num_attributes=2,
     class_embedding_width=4, attribute_width=8, max_candidates=24, max_proposals=6, pooling_resolution=4,
 )  # fmt: skip
-MODEL = FasterRCNN(CONFIG)
 ANCHORS = make_anchors((20.0, 36.0))
 OBJECTIVE = Objective(num_anchor_samples=32)
 LOSSES = ("objectness_loss", "anchor_box_loss", "class_loss", "region_box_loss", "attribute_loss")
+ALL = dict.fromkeys(LOSSES, 1.0)
 OPTIMIZER = optax.adam(3e-3)
 
 
@@ -56,41 +57,74 @@ def make_data():
 PICTURES, THINGS = make_data()
 
 
+@pytest.fixture(scope="module", params=[DETECTRON2, CAFFE], ids=lambda flavour: flavour.name)
+def model(request):
+    flavour = dataclasses.replace(request.param, short_side=HEIGHT, long_side=WIDTH)
+    return FasterRCNN(dataclasses.replace(CONFIG, flavour=flavour))
+
+
 @pytest.fixture(scope="module")
-def start():
-    params = jax.jit(MODEL.init)(jax.random.key(0), PICTURES)["params"]
-    return starting_params(MODEL, params, PICTURES, THINGS, ANCHORS)
+def start(model):
+    params = jax.jit(model.init)(jax.random.key(0), PICTURES)["params"]
+    return starting_params(model, params, PICTURES, THINGS, ANCHORS)
 
 
-@jax.jit
-def step(params, moments, pictures, things):
-    """Losses, gradients and the next parameters, in one program for the whole module."""
+@functools.partial(jax.jit, static_argnums=0)
+def step(model, params, moments, pictures, things, weights):
+    """Losses, gradients and the next parameters, in one program a flavour for the whole module."""
 
     def objective(params):
-        means = {name: mean(x) for name, x in detection_losses(MODEL, params, pictures, things, OBJECTIVE).items()}
-        return sum(means[name] for name in LOSSES), means
+        means = {name: mean(x) for name, x in detection_losses(model, params, pictures, things, OBJECTIVE).items()}
+        return sum(weights[name] * means[name] for name in LOSSES), means
 
     grads, means = jax.grad(objective, has_aux=True)(params)
     updates, moments = OPTIMIZER.update(grads, moments)
     return means, grads, optax.apply_updates(params, updates), moments
 
 
-def losses(params, pictures=PICTURES, things=THINGS):
-    return step(params, OPTIMIZER.init(params), pictures, things)[0]
+def losses(model, params, pictures=PICTURES, things=THINGS):
+    return step(model, params, OPTIMIZER.init(params), pictures, things, ALL)[0]
 
 
-def test_gradients_are_finite_and_reach_all_but_what_is_frozen(start):
-    _, grads, _, _ = step(start, OPTIMIZER.init(start), PICTURES, THINGS)
+def gradients_of(name, model, params, things=THINGS):
+    """Those of one loss alone, and all losses."""
+    weights = {loss: float(loss == name) for loss in LOSSES}
+    means, grads, _, _ = step(model, params, OPTIMIZER.init(params), PICTURES, things, weights)
+    return grads, means
+
+
+def test_gradients_are_finite_and_reach_all_but_what_is_frozen(model, start):
+    _, grads, _, _ = step(model, start, OPTIMIZER.init(start), PICTURES, THINGS, ALL)
     for path, grad in traverse_util.flatten_dict(grads).items():
         assert np.isfinite(grad).all(), path
         assert np.any(grad) != (path[-1] in FROZEN), path
 
 
-def test_a_hundred_steps_on_two_pictures_reduce_every_loss(start):
+def test_boxes_are_learned_in_the_rows_of_the_things_classes(model, start):
+    """The background has a row in one of the flavours, and learns nothing in it."""
+    flavour, alone = model.config.flavour, THINGS._replace(mask=np.array([[False, True], [False, False]]))  # of class 2
+    grads, _ = gradients_of("region_box_loss", model, start, alone)
+    rows = np.asarray(grads["region_head"]["box_deltas"]["bias"]).reshape(-1, 4).any(axis=1)
+    assert np.flatnonzero(rows).tolist() == [2 + flavour.background_first]
+
+
+def test_where_proposals_are_is_no_part_of_what_regions_learn(model, start):
+    """Else the targets of boxes would be moved towards what the network says."""
+    proposed = jax.jit(functools.partial(model.apply, method="proposals"))({"params": start}, PICTURES)
+    beside = np.asarray(proposed.boxes)[:, :2] + np.array([2, 1, 4, 3], np.float32)
+    things = THINGS._replace(boxes=beside, mask=np.ones((2, 2), bool))
+    grads, means = gradients_of("region_box_loss", model, start, things)
+    assert means["proposal_recall"] == 1
+    assert means["region_box_loss"] > 0
+    assert not any(np.any(grad) for grad in jax.tree.leaves(grads["proposal_head"]))
+    assert np.any(grads["region_head"]["box_deltas"]["kernel"])
+
+
+def test_a_hundred_steps_on_two_pictures_reduce_every_loss(model, start):
     params, moments = start, OPTIMIZER.init(start)
     means = []
     for _ in range(100):
-        found, _, params, moments = step(params, moments, PICTURES, THINGS)
+        found, _, params, moments = step(model, params, moments, PICTURES, THINGS, ALL)
         means.append(found)
     for name in LOSSES:
         # At first the things' own boxes are the only regions on them, and those need not move.
@@ -101,31 +135,32 @@ def test_a_hundred_steps_on_two_pictures_reduce_every_loss(start):
         assert np.array_equal(before[path], after[path]) == (path[-1] in FROZEN), path
 
 
-def test_the_first_losses_are_those_of_a_network_that_knows_nothing(start):
-    found = losses(start)
+def test_the_first_losses_are_those_of_a_network_that_knows_nothing(model, start):
+    found = losses(model, start)
     np.testing.assert_allclose(found["objectness_loss"], np.log(2), rtol=0.1)
     np.testing.assert_allclose(found["class_loss"], np.log(CONFIG.num_classes + 1), rtol=0.15)
-    np.testing.assert_allclose(found["attribute_loss"], np.log(CONFIG.num_attributes), rtol=0.15)
+    num_attributes = CONFIG.num_attributes + model.config.flavour.none_competes
+    np.testing.assert_allclose(found["attribute_loss"], np.log(num_attributes), rtol=0.15)
 
 
-def test_padded_things_are_never_read(start):
+def test_padded_things_are_never_read(model, start):
     garbage = THINGS._replace(
         boxes=np.where(THINGS.mask[..., None], THINGS.boxes, np.float32(np.nan)),
         classes=np.where(THINGS.mask, THINGS.classes, 2),
         attributes=np.where(THINGS.mask, THINGS.attributes, 1),
     )
-    jax.tree.map(np.testing.assert_array_equal, losses(start, things=garbage), losses(start))
+    jax.tree.map(np.testing.assert_array_equal, losses(model, start, things=garbage), losses(model, start))
 
 
-def test_what_lies_beyond_a_picture_is_never_read(start):
+def test_what_lies_beyond_a_picture_is_never_read(model, start):
     smaller = PICTURES._replace(sizes=np.array([[HEIGHT, WIDTH], [56, 80]], np.int32))
     pixels = PICTURES.pixels.copy()
     pixels[1, 56:], pixels[1, :, 80:] = 1e4, 1e4
-    found = losses(start, smaller._replace(pixels=pixels))
-    jax.tree.map(np.testing.assert_array_equal, found, losses(start, smaller))
+    found = losses(model, start, smaller._replace(pixels=pixels))
+    jax.tree.map(np.testing.assert_array_equal, found, losses(model, start, smaller))
 
 
-def test_norms_give_mean_0_and_variance_1_through_the_whole_depth(start):
+def test_norms_give_mean_0_and_variance_1_through_the_whole_depth(model, start):
     @jax.jit
     def outputs(params):
         found = {}
@@ -136,7 +171,7 @@ def test_norms_give_mean_0_and_variance_1_through_the_whole_depth(start):
                 found["/".join(context.module.path)] = y.mean(axis=(0, 1, 2)), y.var(axis=(0, 1, 2))
             return y
 
-        bound = MODEL.bind({"params": params})
+        bound = model.bind({"params": params})
         with nn.intercept_methods(keep):
             maxima = range_maxima(bound.feature_map(PICTURES), CONFIG.pooling_resolution)
             pooled = pool_regions(
@@ -169,12 +204,12 @@ def test_gradients_flow_through_pooling():
     assert np.sum(grad) == np.sum(weights)  # no cell of a region is lost
 
 
-def test_anchors_and_pictures_that_do_not_fit_are_refused(start):
+def test_anchors_and_pictures_that_do_not_fit_are_refused(model, start):
     with pytest.raises(InputError, match=r"anchors have shape \(3, 4\); the detector has \(2, 4\)"):
-        starting_params(MODEL, start, PICTURES, THINGS, make_anchors((8, 16, 32)))
+        starting_params(model, start, PICTURES, THINGS, make_anchors((8, 16, 32)))
     smaller = PICTURES._replace(sizes=PICTURES.sizes - 16)
     with pytest.raises(InputError, match="pictures of one size"):
-        starting_params(MODEL, start, smaller, THINGS, ANCHORS)
+        starting_params(model, start, smaller, THINGS, ANCHORS)
 
 
 @pytest.mark.parametrize("fields", [{"num_anchor_samples": 0}, {"positive_share": 0.0}, {"positive_share": 1.5}])

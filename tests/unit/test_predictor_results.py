@@ -181,7 +181,7 @@ def test_results_print_as_people_read_them():
         *[Candidate((1.0, 2.5, 3.0, 4.0), 0.25, k) for k in range(1, 8)],
     )
     lines = str(Grounded(*candidates[0], candidates)).splitlines()
-    assert lines[:2] == ["  50.0%  the whole picture", "  25.0%     1.0     2.5     3.0     4.0"]
+    assert lines[:2] == ["  50.0%  the whole picture", "  25.0%  region 1: x 1.0 to 3.0, y 2.5 to 4.0"]
     assert lines[-1].strip() == "and 3 more"
     assert len(lines) == 6
     boxes = np.array([[0, 0, 20, 10], [1, 2, 3, 4]], np.float32)

@@ -1,5 +1,6 @@
 """What a checkpoint says of its training: kept where its vocabulary is, and what a predictor makes of it."""
 
+import dataclasses
 import json
 
 import jax
@@ -192,3 +193,22 @@ def test_a_length_that_the_model_does_not_have_is_refused(root):
     with pytest.raises(InputError, match="text_length is 9999; the model reads 3 to"):
         predictor(root, "too_long")
     predictor(root, "too_long", text_length=8)
+
+
+def test_boxes_by_another_rule_are_said(root, caplog):
+    """They are no reason to refuse: fine-tuning on other boxes than pre-training is the paper's own recipe."""
+    predictor(root, "retrieval")
+    assert not caplog.messages
+    other = dataclasses.replace(toy_tasks.CONTRACT, selection_rule="the best 7")
+    toys.save(root, "other_rule", ("vqa",), contract=other)
+    predictor(root, "other_rule")
+    (message,) = caplog.messages
+    assert "was trained on boxes by the rule 'the best 7', the region store" in message
+    assert f"gives {toy_tasks.CONTRACT.selection_rule!r}" in message
+
+
+def test_it_is_said_that_a_file_does_not_know_its_features(root, caplog):
+    toys.save(root, "silent_on_features", ("vqa",), contract=None)
+    predictor(root, "silent_on_features")
+    (message,) = caplog.messages
+    assert "silent_on_features does not say which features it was trained on: if the region store" in message

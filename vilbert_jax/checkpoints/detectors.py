@@ -1,5 +1,6 @@
 """A detector as one file: the public ones, and those that were trained here."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -31,9 +32,11 @@ class Detector(NamedTuple):
         model: the module.
         params: nested dict of float32 arrays.
         family: what it is and what it was trained on, for feature contracts.
-        weights_hash: of the parameters; the same for every file that holds them.
+        weights_hash: of the parameters and of the config, apart from ``regions_per_chunk``: of all that decides which
+            numbers a picture gives. The same for every file that holds them.
         class_names: C + 1 names, background first; empty where they are not known.
         attribute_names: names without "none"; empty where they are not known.
+        left_out: what else was in the file that it was loaded from: counters of training, the optimizer's state.
     """
 
     model: FasterRCNN
@@ -42,6 +45,7 @@ class Detector(NamedTuple):
     weights_hash: str
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def make_detector(
@@ -69,7 +73,13 @@ def make_detector(
             )
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in named_leaves(params).items()}
     params = traverse_util.unflatten_dict(leaves, sep="/")
-    return Detector(model, params, family, fingerprint(leaves), class_names, attribute_names)
+    return Detector(model, params, family, _hash_of(leaves, config), class_names, attribute_names)
+
+
+def _hash_of(leaves: Mapping[str, np.ndarray], config: DetectorConfig) -> str:
+    fields = {name: value for name, value in config.to_dict().items() if name != "regions_per_chunk"}
+    fields = json.loads(json.dumps(fields), parse_int=float)  # 16 and 16.0 are one side
+    return hashlib.sha256(f"{fingerprint(leaves)} {json.dumps(fields, sort_keys=True)}".encode()).hexdigest()[:32]
 
 
 def load_detector(path: str | os.PathLike[str], config: DetectorConfig | None = None) -> Detector:
@@ -97,7 +107,8 @@ def load_detector(path: str | os.PathLike[str], config: DetectorConfig | None = 
             f"{origin} is a detector of the flavour {flavour.name!r}, the config says {config.flavour.name!r}: the "
             "same numbers would mean other boxes and classes. Take the file's flavour, or another file."
         )
-    found = match(origin, tensors, detector_table(config), abstract_detector_params(config))
+    table = detector_table(config)
+    found = match(origin, tensors, table, abstract_detector_params(config))
     leaves = {path: np.ascontiguousarray(tensor.read(()), np.float32) for path, tensor in found.items()}
     broken = [path for path, array in leaves.items() if not np.isfinite(array).all()]
     if broken:
@@ -105,13 +116,23 @@ def load_detector(path: str | os.PathLike[str], config: DetectorConfig | None = 
             f"{origin} has {len(broken)} of {len(leaves)} tensors with values that are not finite, the first is "
             f"{broken[0]}: the file is damaged, or its training diverged; get it again"
         )
-    return make_detector(
+    detector = make_detector(
         FasterRCNN(config),
         traverse_util.unflatten_dict(leaves, sep="/"),
         family=noted.get("family", _PUBLIC[flavour.name]),
         class_names=tuple(noted.get("class_names", ())),
         attribute_names=tuple(noted.get("attribute_names", ())),
     )
+    return detector._replace(left_out=(*(name for name in tensors if name in table.unused), *file.left_out))
+
+
+def is_detector(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the tensors of a detector, by their names; False for everything that cannot be read."""
+    try:
+        flavour_of(normalised(open_tensors(Path(path).expanduser()).tensors), str(path))
+    except InputError:
+        return False
+    return True
 
 
 def save_detector(path: str | os.PathLike[str], detector: Detector) -> None:

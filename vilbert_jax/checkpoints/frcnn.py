@@ -9,12 +9,11 @@ import functools
 from collections.abc import Collection, Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 
 from vilbert_jax.checkpoints.conversion import Entry, Table, linear
 from vilbert_jax.detector.config import CAFFE, DETECTRON2, DetectorConfig, Flavour
 from vilbert_jax.detector.faster_rcnn import FasterRCNN
-from vilbert_jax.detector.pictures import Pictures
+from vilbert_jax.detector.pictures import blank_pictures
 from vilbert_jax.errors import InputError
 from vilbert_jax.paths import named_leaves
 
@@ -69,8 +68,7 @@ def flavour_of(names: Collection[str], origin: str) -> Flavour:
 @functools.lru_cache(maxsize=8)
 def abstract_detector_params(config: DetectorConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter of a detector, by path."""
-    pictures = Pictures(jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32), jnp.ones((1, 2)))
-    shapes = jax.eval_shape(lambda: FasterRCNN(config).init(jax.random.key(0), pictures))
+    shapes = jax.eval_shape(lambda: FasterRCNN(config).init(jax.random.key(0), blank_pictures()))
     return named_leaves(shapes["params"])
 
 

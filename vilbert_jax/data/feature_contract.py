@@ -17,7 +17,7 @@ class FeatureContract:
 
     Attributes:
         detector: family and training set, for example "faster_rcnn_r101_c4 visual genome".
-        weights_hash: identifies the detector's weights.
+        weights_hash: identifies the detector's weights, of this project's detectors with their settings.
         layer: where the features were read, for example "pool5 mean".
         colour_order: "rgb" or "bgr".
         resize_rule: how the picture was resized before it was looked at.

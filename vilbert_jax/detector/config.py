@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from vilbert_jax.errors import InputError
 
+Layout = Literal["caffe", "detectron2"]
 Resize = Literal["opencv", "half_pixel"]
 
 FEATURE_STRIDE = 16  # pixels of the picture a cell of the feature map
@@ -27,7 +28,7 @@ class Flavour:
     """What the same network means by its numbers: the Caffe original and the later port differ in nothing else.
 
     Attributes:
-        name: for messages and feature contracts.
+        name: of the layout in which files name the parameters; also for messages.
         plus_one: boxes are inclusive: sides are ``x2 - x1 + 1``, and they are clipped to ``0 .. W - 1``.
         background_first: "no object" is class 0, with box deltas of its own, and "no attribute" attribute 0;
             otherwise they are the last, and "no object" has no deltas.
@@ -44,7 +45,7 @@ class Flavour:
             sizes, side by side.
     """
 
-    name: str
+    name: Layout
     plus_one: bool
     background_first: bool
     two_way_rpn: bool
@@ -69,6 +70,11 @@ class Flavour:
         ):
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"flavour: {name} is {getattr(self, name)!r}; expected true or false")
+        if self.name not in get_args(Layout):
+            raise InputError(
+                f"flavour: name is {self.name!r}; expected one of {', '.join(get_args(Layout))}: files of a detector "
+                "have no other layout, and all else that a flavour means can be chosen"
+            )
         if self.resize not in get_args(Resize):
             raise InputError(f"flavour: resize is {self.resize!r}; expected one of {', '.join(get_args(Resize))}")
         weights = self.box_weights

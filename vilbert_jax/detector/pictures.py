@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
@@ -22,3 +23,9 @@ class Pictures(NamedTuple):
     pixels: "Float[Array, 'B H W 3']"
     sizes: "Int[Array, 'B 2']"
     scales: "Float[Array, 'B 2']"
+
+
+def blank_pictures() -> Pictures:
+    """A batch of one picture, 32 pixels square, for ``init``: the shapes of parameters depend on no picture's."""
+    pixels = np.zeros((1, 32, 32, 3), np.float32)
+    return Pictures(pixels, np.full((1, 2), 32, np.int32), np.ones((1, 2), np.float32))  # pyright: ignore[reportArgumentType]

@@ -85,12 +85,11 @@ def _draw_boxes(
 ) -> None:
     labelled = _to_label(boxes)
     overlap = box_iou(boxes.boxes, things.boxes)
+    on_thing = overlap.max(axis=1, initial=0) >= OVERLAP  # of a picture without things too
     for row in np.argsort(boxes.confidences):  # the surest on top
-        thing = int(overlap[row].argmax())
-        on_thing = overlap[row, thing] >= OVERLAP
         sure = row in labelled
-        right = boxes.classes[row] == things.classes[thing]
-        colour = (RIGHT if right else WRONG) if sure and on_thing else QUIET
+        right = on_thing[row] and boxes.classes[row] == things.classes[overlap[row].argmax()]
+        colour = (RIGHT if right else WRONG) if sure and on_thing[row] else QUIET
         draw_box(axes, boxes.boxes[row], linewidth=1.8 if sure else 0.7, edgecolor=colour)
         if sure:
             name = f"{attribute_names[int(boxes.attributes[row])]} {class_names[int(boxes.classes[row])]}"

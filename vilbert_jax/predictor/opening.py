@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ _MADE_BY = {  # what gives a checkpoint a head
     "alignment": "pre-train, or load a released pre-training file",
     "tokens": "pre-train, or load a released pre-training file",
 }
+
+_logger = logging.getLogger(__name__)
 
 
 _LEAST = {"task_token": 0, "max_regions": 1, "text_length": 3}  # settings that are numbers
@@ -184,9 +187,25 @@ def _check_features(source: Source, what: str, contract: FeatureContract, allow_
             f"{what} gives {contract.feature_dim} features a region, {source.origin} reads {wanted}: they cannot be "
             "used together; give the detector or the regions that it was trained with"
         )
-    if source.features is None or allow_other_features:
+    if source.features is None:
+        _logger.warning(
+            "%s does not say which features it was trained on: if %s gives others of the same width, its results are "
+            "worth nothing",
+            source.origin,
+            what,
+        )
         return
     trained_on = FeatureContract.from_json(dict(source.features))
+    if contract.selection_rule != trained_on.selection_rule:
+        _logger.warning(
+            "%s was trained on boxes by the rule %r, %s gives %r: scores may differ",
+            source.origin,
+            trained_on.selection_rule,
+            what,
+            contract.selection_rule,
+        )
+    if allow_other_features:
+        return
     if differences := contract.differences(trained_on, ignoring=NOT_READ_BY_TASKS):
         raise InputError(
             f"{source.origin} was trained on other region features (there) than {what} gives (here):\n  "

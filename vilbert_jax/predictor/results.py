@@ -65,7 +65,7 @@ class Grounded(NamedTuple):
     def __str__(self) -> str:
         """The best boxes, one a line, and how many more there are."""
         shown = [
-            Word("the whole picture" if not k else "  ".join(f"{x:6.1f}" for x in box), score)
+            Word("the whole picture" if not k else f"region {k}: {_pixels(box)}", score)
             for box, score, k in self.candidates[:_NUM_PRINTED]
         ]
         more = len(self.candidates) - len(shown)
@@ -139,6 +139,11 @@ def to_json(result: Any) -> Any:
     if isinstance(result, tuple) and hasattr(result, "_asdict"):
         return {name: to_json(value) for name, value in result._asdict().items()}  # pyright: ignore[reportAttributeAccessIssue]
     return [to_json(value) for value in result] if isinstance(result, tuple | list) else result
+
+
+def _pixels(box: Corners) -> str:
+    x1, y1, x2, y2 = box
+    return f"x {x1:.1f} to {x2:.1f}, y {y1:.1f} to {y2:.1f}"
 
 
 def _lines(words: Any) -> str:

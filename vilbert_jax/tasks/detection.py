@@ -19,7 +19,7 @@ from vilbert_jax.detector.detections import detect
 from vilbert_jax.detector.faster_rcnn import FasterRCNN, subtract_mean
 from vilbert_jax.detector.initialisation import starting_params
 from vilbert_jax.detector.objective import Objective, detection_losses
-from vilbert_jax.detector.pictures import Pictures
+from vilbert_jax.detector.pictures import Pictures, blank_pictures
 from vilbert_jax.detector.preparation import canvas_of, network_size
 from vilbert_jax.detector.selection import SelectionRule
 from vilbert_jax.detector.targets import Things
@@ -71,8 +71,7 @@ def check_fit(config: DetectorConfig, source: ObjectsSource) -> None:
 
 def init_params(model: FasterRCNN, key: Array) -> Any:
     """Fresh parameters; their shapes do not depend on the pictures'."""
-    pictures = Pictures(jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32), jnp.ones((1, 2)))
-    return model.init(key, pictures)["params"]
+    return model.init(key, blank_pictures())["params"]
 
 
 def identity(model: FasterRCNN, objective: Objective, anchors: np.ndarray, data: ObjectsConfig) -> dict[str, Any]:
