@@ -9,6 +9,9 @@ vectorised over classes, since a loop over 1600 of them would take seconds. H, W
 those of its feature map, P regions, C objects.
 """
 
+# torch is optional, and types are checked without it.
+# pyright: reportMissingImports=false
+
 import os
 import pathlib
 import re
