@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,19 +175,35 @@ def read_part(path: pathlib.Path) -> Iterator[Outcome]:
     Raises:
         InputError: it is damaged.
     """
-    try:
-        # Opened here, because np.load does not close a file that it cannot read.
-        with path.open("rb") as file, np.load(file) as loaded:
-            arrays = dict(loaded)
-        outcomes = {name.removeprefix(_OUTCOME): arrays.pop(name) for name in list(arrays) if name.startswith(_OUTCOME)}
-    except Exception as error:  # numpy and zipfile have many errors for a damaged file
-        raise InputError(f"{path} is damaged ({error}); delete it and start the same command again") from error
+    summary = read_summary(path)
+    arrays = _read_arrays(path, lambda name: not name.startswith(_OUTCOME))
     ends = np.cumsum(arrays["num_boxes"]) if arrays else np.zeros(0, int)
     row = 0
-    for number, has, short, problem in zip(*(outcomes[name].tolist() for name in _columns()), strict=True):
+    for number, has, short, problem in summary:
         example = _example(arrays, row, ends) if has else None
         row += has
         yield Outcome(number, example, short, problem)
+
+
+def read_summary(path: pathlib.Path) -> list[tuple[int, bool, bool, str]]:
+    """Of each outcome of a part its number, whether there is an example, ``fell_short`` and ``problem``.
+
+    Examples are not read: finishing an extraction asks for this of every part.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    columns = _read_arrays(path, lambda name: name.startswith(_OUTCOME))
+    return list(zip(*(columns[_OUTCOME + name].tolist() for name in _columns()), strict=True))
+
+
+def _read_arrays(path: pathlib.Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, because np.load does not close a file that it cannot read.
+        with path.open("rb") as file, np.load(file) as loaded:
+            return {name: loaded[name] for name in loaded.files if wanted(name)}
+    except Exception as error:  # numpy and zipfile have many errors for a damaged file
+        raise InputError(f"{path} is damaged ({error}); delete it and start the same command again") from error
 
 
 @contextlib.contextmanager

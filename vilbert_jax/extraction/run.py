@@ -22,7 +22,7 @@ from vilbert_jax.data.region_codec import Storage, encode_record
 from vilbert_jax.errors import InputError
 from vilbert_jax.extraction.batching import ahead
 from vilbert_jax.extraction.extractor import Extracted, ReadyPicture
-from vilbert_jax.extraction.parts import Identity, Outcome, Parts, hash_of, only_one, read_part, remove_parts
+from vilbert_jax.extraction.parts import Identity, Outcome, Parts, hash_of, only_one, read_summary, remove_parts
 from vilbert_jax.extraction.sources import PictureSet, printable
 from vilbert_jax.progress import bar_interval
 from vilbert_jax.signals import StopRequest
@@ -217,23 +217,23 @@ def _finish(
     say: Callable[[str], None],
 ) -> None:
     """Builds the store, and only then lets the parts go."""
-    outcomes = itertools.chain.from_iterable(map(read_part, parts.paths))
     unreadable, fell_short = [], []
-    for outcome in outcomes:
-        name = pictures.names[outcome.number]
-        if outcome.example is None:
-            unreadable.append((name, outcome.problem))
-        elif outcome.fell_short:
-            fell_short.append((pictures.image_ids[outcome.number], name))
+    for number, has_example, short, problem in itertools.chain.from_iterable(map(read_summary, parts.paths)):
+        name = pictures.names[number]
+        if not has_example:
+            unreadable.append((name, problem))
+        elif short:
+            fell_short.append((pictures.image_ids[number], name))
     _write_table(output / UNREADABLE, ("file", "reason"), unreadable)
     _write_table(output / FELL_SHORT, ("image_id", "file"), fell_short)
     if len(unreadable) == len(pictures):
         parts.remove()  # so that the next run looks at the pictures again
         raise InputError(f"none of the {len(pictures)} pictures can be used; {output / UNREADABLE} says why")
     store = building.build(parts, parts.folder / "store")
-    _to_disk(store)
+    for path in (*store.rglob("*"), store):
+        _to_disk(path)
     os.rename(store, output / store.name)
-    _to_disk(output, only_itself=True)
+    _to_disk(output)
     parts.remove()
     if unreadable:
         say(f"{len(unreadable)} of {len(pictures)} pictures cannot be used; {output / UNREADABLE} lists them")
@@ -245,14 +245,13 @@ def _finish(
     say(f"{output}: regions of {len(pictures) - len(unreadable)} pictures")
 
 
-def _to_disk(folder: pathlib.Path, *, only_itself: bool = False) -> None:
-    """Waits until a power cut could not harm it."""
-    for path in [*([] if only_itself else folder.rglob("*")), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _to_disk(path: pathlib.Path) -> None:
+    """Waits until a power cut could not harm a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_table(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -33,10 +33,8 @@ _MADE_BY = {  # what gives a checkpoint a head
     "tokens": "pre-train, or load a released pre-training file",
 }
 
-_logger = logging.getLogger(__name__)
-
-
 _LEAST = {"task_token": 0, "max_regions": 1, "text_length": 3}  # settings that are numbers
+_logger = logging.getLogger(__name__)
 
 
 class Opened(NamedTuple):
