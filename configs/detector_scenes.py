@@ -9,7 +9,7 @@ Model    every part of the public detector: 72 classes (colour and shape) instea
 Recipe   Ren et al. (2015), trained jointly; docs/detector_training.md says what differs, and why.
 Cost     10 minutes on 4 virtual cores of an AMD EPYC.
 Expect   of 400 held-out pictures a kept box on 98 % of the things, 78 % of these with the right one of 72 classes, 95 %
-         with the right texture; mean average precision at 0.5 of 69 %.
+         with the right texture; mean average precision at 0.5 of 69 %; two points either way between runs.
 """
 
 import dataclasses

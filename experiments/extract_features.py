@@ -17,6 +17,7 @@ import argparse
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import jax
 
@@ -69,11 +70,10 @@ def main() -> None:
     if args.given_boxes is not None:
         boxes = read_given_boxes(args.given_boxes, data_dir=args.data_dir)
         pictures, extractor = pictures_with_boxes(pictures, boxes, say), GivenBoxExtractor(extractor, boxes)
+    print(f"{detector.family}: every parameter found, {len(detector.left_out)} other entries of the file left out")
     print(f"{len(pictures)} pictures, {len(devices)} devices, {extractor.contract.selection_rule}")
-    output, storage = args.output.expanduser(), Storage(features=args.storage)
-    extract_to_store(
-        extractor, pictures, output, extracted.BUILDING, storage=storage, num_readers=args.readers, say=say
-    )
+    options: dict[str, Any] = dict(storage=Storage(features=args.storage), num_readers=args.readers, say=say)
+    extract_to_store(extractor, pictures, args.output.expanduser(), extracted.BUILDING, **options)
 
 
 if __name__ == "__main__":

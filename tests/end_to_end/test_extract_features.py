@@ -162,7 +162,9 @@ def test_given_boxes_are_described(weights, pictures, tmp_path, capsys):
     (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
     flags = dict(weights=weights, images=pictures, image_ids="paths", output=tmp_path / "given")
     assert run(**flags, given_boxes=tmp_path / "boxes.jsonl") == 0
-    assert "pictures have no given boxes and are left out" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "pictures have no given boxes and are left out" in said.err
+    assert "tiny: every parameter found, 0 other entries of the file left out\n2 pictures, " in said.out
     found = RegionStore(tmp_path / "given")
     assert {image_id: found[image_id].boxes.tolist() for image_id in found.image_ids} == boxes
     assert run(**flags, given_boxes=tmp_path / "boxes.jsonl", boxes="3-6") == 2

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from vilbert_jax.checkpoints.detectors import Detector, make_detector
+from vilbert_jax.checkpoints.detectors import Detector
 from vilbert_jax.errors import InputError
 
 BACKGROUND = "background"
@@ -31,10 +31,4 @@ def with_class_names(detector: Detector, path: str | os.PathLike[str]) -> Detect
             f"class names: {path} has {len(names)}, the detector knows {detector.model.config.num_classes} objects: "
             "one a line, without the background"
         )
-    return make_detector(
-        detector.model,
-        detector.params,
-        family=detector.family,
-        class_names=(BACKGROUND, *names),
-        attribute_names=detector.attribute_names,
-    )
+    return detector._replace(class_names=(BACKGROUND, *names))
