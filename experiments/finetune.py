@@ -22,9 +22,10 @@ from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import task as tasks
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.training.best import Selection
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import PredictionEvaluation
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
-from vilbert_jax.training.loop import TrainingConfig, train
+from vilbert_jax.training.loop import train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 
@@ -51,7 +52,6 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     known: dict[str, Any] = {"opened": opened, "outputs": outputs, "outputs_stated": bool(config.get("answer_labels"))}
     initial_params = prepare_init(init_config, model, workdir, examples.tokenizer, examples.contract, **known)
     predict_fn, score_fn = tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source)
-    covered = {config.train_split: examples.coverage, config.eval_split: source.examples.coverage}
     result = train(
         training_config,
         workdir=workdir,
@@ -64,7 +64,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         identity=tasks.identity(model_config, task, examples, outputs, config.init_from),
         initial_params=initial_params,
         tokenizer_json=examples.tokenizer.to_json(),
-        notes=report_coverage(covered),
+        notes=report_coverage({config.train_split: examples.coverage, config.eval_split: source.examples.coverage}),
         optimizer=optimizer,
         mesh=mesh,
     )

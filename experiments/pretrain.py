@@ -22,8 +22,9 @@ from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.tasks.pretraining_examples import draw_examples
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.logging import METRICS_FILE
-from vilbert_jax.training.loop import TrainingConfig, train
+from vilbert_jax.training.loop import train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 

@@ -25,9 +25,10 @@ from vilbert_jax.detector.selection import Confident
 from vilbert_jax.evaluation.detections import show_detections
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks import detection
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import PredictionEvaluation
 from vilbert_jax.training.logging import METRICS_FILE, last_metrics
-from vilbert_jax.training.loop import TrainingConfig, train
+from vilbert_jax.training.loop import train
 from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 

@@ -19,9 +19,9 @@ import toy_training as toy
 from vilbert_jax.checkpoints.folder import Initial, latest_checkpoint, read_contents
 from vilbert_jax.errors import InputError
 from vilbert_jax.sharding import MeshConfig
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import MeanEvaluation
 from vilbert_jax.training.logging import NonFiniteError
-from vilbert_jax.training.loop import TrainingConfig
 from vilbert_jax.training.optimizer import OptimizerConfig
 
 rows = toy.logged

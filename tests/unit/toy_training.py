@@ -17,9 +17,10 @@ import numpy as np
 
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.sharding import MeshConfig
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import MeanEvaluation
 from vilbert_jax.training.logging import read_metrics
-from vilbert_jax.training.loop import TrainingConfig, TrainResult, train
+from vilbert_jax.training.loop import TrainResult, train
 from vilbert_jax.training.optimizer import OptimizerConfig
 
 VOCAB, WIDTH, CLASSES = 16, 8, 6

@@ -1,13 +1,11 @@
 """The training run as one straight function: what happens, in order."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from vilbert_jax.checkpoints.folder import RUN_BEST, RUN_CHECKPOINTS, Initial
@@ -18,58 +16,21 @@ from vilbert_jax.sharding import (
     MeshConfig,
     agreed,
     any_host,
-    batch_sharding,
     make_mesh,
-    num_batch_shards,
     put_batch,
-    state_shardings,
 )
 from vilbert_jax.signals import StopRequest
 from vilbert_jax.training.batches import Dataset, closing, next_batch
 from vilbert_jax.training.best import BestCheckpoint, Selection, check_selection
 from vilbert_jax.training.checkpointing import Checkpoints
+from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import Evaluation
 from vilbert_jax.training.logging import MetricLogger, check_finite
-from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from vilbert_jax.training.optimizer import OptimizerConfig
+from vilbert_jax.training.program import make_program
 from vilbert_jax.training.state import Params, TrainState, adopt
-from vilbert_jax.training.step import LossFn, make_train_step
+from vilbert_jax.training.step import LossFn
 from vilbert_jax.training.workdir import only_run_in, write_notes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long and how often; steps are completed optimizer steps, from 1.
-
-    Attributes:
-        total_steps: length of the run and of the learning-rate schedule.
-        batch_size: rows a step, of all hosts.
-        seed: root of parameter initialisation and dropout.
-        log_every: steps between lines of metrics.jsonl. Finiteness is checked for every step, logged or not.
-        eval_every: steps between evaluations; there is always one at the end.
-        checkpoint_every: steps between checkpoints; there is always one at the end.
-        keep_checkpoints: newest checkpoints to keep.
-        num_microbatches: parts a batch is worked through in, to save memory.
-        num_workers: processes that prepare batches; 0 uses threads.
-        patience: evaluations in a row without a better value of the selected metric after which the run stops; 0 is
-            never.
-    """
-
-    total_steps: int
-    batch_size: int
-    seed: int = 0
-    log_every: int = 50
-    eval_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    num_microbatches: int = 1
-    num_workers: int = 0
-    patience: int = 0
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in ("seed", "num_workers", "patience") else 1
-            if not least <= value < 2**63:
-                raise InputError(f"{field.name} is {value}; it must be at least {least} and below 2**63.")
 
 
 class TrainResult(NamedTuple):
@@ -129,38 +90,20 @@ def train(
         InputError: the mesh, batch size, checkpoint, selection or a pattern does not fit.
         NonFiniteError: a metric became NaN or infinite; no state from that step on is saved.
     """
-    # --- devices
+    # --- devices, shardings and compiled functions
     workdir = Path(workdir)
-    device_mesh = make_mesh(mesh)
-    _check_batch_size(config, num_batch_shards(device_mesh))
     check_selection(selection, evaluations, patience=config.patience)
-    by_batch, replicated = batch_sharding(device_mesh), jax.NamedSharding(device_mesh, jax.P())
-
-    # --- shapes first, then where they live, then arrays: no array is ever unsharded
-    tx = make_optimizer(optimizer, config.total_steps)
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-
-    def init_state(key: Array) -> TrainState:
-        params = init_params(key)
-        return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))
-
-    abstract = jax.eval_shape(init_state, init_key)
-    shardings = state_shardings(abstract, device_mesh, param_axes)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-
-    # --- compiled functions
-    train_step = make_train_step(
-        loss_fn,
-        tx,
-        dropout_key,
+    program = make_program(
+        config,
+        init_params=init_params,
+        loss_fn=loss_fn,
         loss_weights=loss_weights,
-        learning_rate=make_schedule(optimizer, config.total_steps),
-        num_microbatches=config.num_microbatches,
+        optimizer=optimizer,
+        device_mesh=make_mesh(mesh),
+        param_axes=param_axes,
     )
-    train_step = jax.jit(
-        train_step, donate_argnums=0, in_shardings=(shardings, by_batch), out_shardings=(shardings, replicated)
-    )
-    measures = {name: evaluation.compile(device_mesh, shardings.params) for name, evaluation in evaluations.items()}
+    device_mesh, abstract, param_shardings = program.device_mesh, program.abstract, program.shardings.params
+    measures = {name: evaluation.compile(device_mesh, param_shardings) for name, evaluation in evaluations.items()}
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
@@ -178,7 +121,7 @@ def train(
         # --- where to start: 1. this workdir's checkpoint, 2. initial_params, 3. scratch
         state = checkpoints.restore(abstract)
         if state is None:
-            state = jax.jit(init_state, out_shardings=shardings)(init_key)
+            state = program.init()
             if initial_params is not None:
                 initial = initial_params(state.params)
                 if jax.process_index() == 0:
@@ -243,7 +186,7 @@ def train(
             # first step, may read constants back from the device.
             guard = jax.transfer_guard("allow" if step == first_step + 1 else "disallow")
             with jax.profiler.StepTraceAnnotation("train", step_num=step), guard:
-                state, unchecked[step] = train_step(state, batch)
+                state, unchecked[step] = program.step(state, batch)
             if step - 1 in unchecked:  # at most one step ahead of the devices, so batches do not pile up on them
                 jax.block_until_ready(unchecked[step - 1])
             log.advance()
@@ -273,14 +216,6 @@ def train(
     if stopped_early and best and jax.process_index() == 0:
         print(f"stopped early at step {int(jax.device_get(state.step))} with patience={config.patience}: {best}.")
     return TrainResult(state, interrupted, stopped_early)
-
-
-def _check_batch_size(config: TrainingConfig, shards: int) -> None:
-    if config.batch_size % (config.num_microbatches * shards):
-        raise InputError(
-            f"batch_size {config.batch_size} must be a multiple of num_microbatches x data x fsdp = "
-            f"{config.num_microbatches} x {shards}: change it, or the mesh."
-        )
 
 
 def _fetch(unchecked: Mapping[int, Any]) -> dict[str, float]:
