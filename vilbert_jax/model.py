@@ -28,6 +28,7 @@ from vilbert_jax.nn.heads import (
     grounding_logits,
     head_dropout,
 )
+from vilbert_jax.nn.packing import Masks, Places, firsts, key_masks, pair_masks, pairs_of, to_rows
 from vilbert_jax.nn.single_stream import SingleStreamEncoder
 
 HEADS = (
@@ -36,7 +37,11 @@ HEADS = (
 
 
 class Inputs(NamedTuple):
-    """What the model reads. Masks are true where there is something to attend to."""
+    """What the model reads. Masks are true where there is something to attend to.
+
+    With ``places`` pairs are worked through several to a row, without their padding; masks are then not read, and the
+    states of words and regions come out row by row.
+    """
 
     token_ids: Int[Array, "B T"]
     token_types: Int[Array, "B T"]
@@ -45,6 +50,7 @@ class Inputs(NamedTuple):
     region_boxes: Float[Array, "B R 5"]
     region_mask: Bool[Array, "B R"]
     task_id: Int[Array, "B"] | None = None
+    places: Places | None = None
 
 
 class Begun(NamedTuple):
@@ -65,8 +71,8 @@ class Encoded(NamedTuple):
     With one stream, ``text_pooled`` stands for the pair and there is no ``regions_pooled``.
     """
 
-    text: Float[Array, "B T Dt"]
-    regions: Float[Array, "B R Dv"]
+    text: Float[Array, "G T Dt"]  # G = B, or rows of pairs
+    regions: Float[Array, "G R Dv"]
     text_pooled: Float[Array, "B W"]
     regions_pooled: Float[Array, "B W"] | None
 
@@ -74,8 +80,8 @@ class Encoded(NamedTuple):
 class PretrainingOutput(NamedTuple):
     """What ``ViLBERTForPretraining`` returns; alignment class 0 = the pair matches."""
 
-    token_logits: Float[Array, "B M V"]
-    region_logits: Float[Array, "B R C"]
+    token_logits: Float[Array, "G M V"]  # G = B, or rows of pairs
+    region_logits: Float[Array, "G K C"]
     alignment_logits: Float[Array, "B 2"]
     encoded: Encoded
 
@@ -112,24 +118,62 @@ class Trunk(nn.Module):
         if self.config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError("dtype float64 needs jax_enable_x64; without it JAX would compute in float32 silently.")
         inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
-        if isinstance(inputs, Inputs):
-            words = (inputs.token_ids, inputs.token_types, inputs.text_mask, inputs.task_id)
-            text, text_mask = self.begin_text(*words, deterministic=deterministic)
-            regions = (inputs.region_features, inputs.region_boxes, inputs.region_mask)
-            inputs = Begun(
-                text, text_mask, self.begin_regions(*regions, deterministic=deterministic), inputs.region_mask
-            )
-        text, regions = self.encoder.finish(
-            inputs.text, inputs.regions, inputs.text_mask, inputs.region_mask, deterministic=deterministic
-        )
+        places = inputs.places if isinstance(inputs, Inputs) else None
+        text, regions, masks = self._begin(inputs, deterministic=deterministic)
+        text, regions = self.encoder.finish(text, regions, masks, deterministic=deterministic)
+        if isinstance(inputs, Begun) or places is None:
+            cls, whole = text[:, 0], regions[:, 0]
+        else:
+            (num_pairs, text_length), num_regions = inputs.token_ids.shape, inputs.region_mask.shape[1]
+            cls = firsts(text, places.text, num_pairs, text_length)
+            whole = firsts(regions, places.regions, num_pairs, num_regions)
         if self.config.num_streams == 1:
-            return Encoded(text, regions, text_pooled=nn.tanh(self.pooler(text[:, 0])), regions_pooled=None)
+            return Encoded(text, regions, text_pooled=nn.tanh(self.pooler(cls)), regions_pooled=None)
         return Encoded(
-            text=text,
-            regions=regions,
-            text_pooled=nn.relu(self.text_pooler(text[:, 0])),
-            regions_pooled=nn.relu(self.region_pooler(regions[:, 0])),
+            text,
+            regions,
+            text_pooled=nn.relu(self.text_pooler(cls)),
+            regions_pooled=nn.relu(self.region_pooler(whole)),
         )
+
+    def _begin(self, inputs: Inputs | Begun, *, deterministic: bool) -> tuple[Array, Array, Masks]:
+        """Both streams before their first exchange, and who sees whom."""
+        if isinstance(inputs, Begun):
+            return inputs.text, inputs.regions, key_masks(inputs.text_mask, inputs.region_mask)
+        if inputs.places is not None:
+            return self._begin_rows(inputs, inputs.places, deterministic=deterministic)
+        words = (inputs.token_ids, inputs.token_types, inputs.text_mask, inputs.task_id)
+        text, text_mask = self.begin_text(*words, deterministic=deterministic)
+        seen = (inputs.region_features, inputs.region_boxes, inputs.region_mask)
+        regions = self.begin_regions(*seen, deterministic=deterministic)
+        return text, regions, key_masks(text_mask, inputs.region_mask)
+
+    def _begin_rows(self, inputs: Inputs, places: Places, *, deterministic: bool) -> tuple[Array, Array, Masks]:
+        """The same of pairs that share rows."""
+        if inputs.task_id is not None:
+            raise InputError("models with task tokens read pairs one to a row: give no Inputs.places.")
+        text_length, num_regions = inputs.token_ids.shape[1], inputs.region_mask.shape[1]
+        self._check_length(text_length)
+        masks = pair_masks(pairs_of(places.text, text_length), pairs_of(places.regions, num_regions))
+        text = self.text_embeddings(
+            to_rows(inputs.token_ids, places.text),
+            to_rows(inputs.token_types, places.text),
+            None,
+            (places.text - 1) % text_length,
+            deterministic=deterministic,
+        )
+        regions = self.region_embeddings(
+            to_rows(inputs.region_features, places.regions),
+            to_rows(inputs.region_boxes, places.regions),
+            deterministic=deterministic,
+        )
+        text = self.encoder.begin_text(text, masks.text, deterministic=deterministic)
+        return text, self.encoder.begin_regions(regions, masks.regions, deterministic=deterministic), masks
+
+    def _check_length(self, length: int) -> None:
+        longest = self.config.max_text_length
+        if length > longest:
+            raise InputError(f"text of {length} tokens, but the position table has {longest} rows; shorten the text.")
 
     def begin_text(
         self,
@@ -143,8 +187,10 @@ class Trunk(nn.Module):
         """The text and its mask before the first exchange; T2 is T, or T + 1 with the task token in second place."""
         if self.config.num_task_embeddings:
             text_mask = jnp.pad(text_mask, ((0, 0), (1, 0)), constant_values=True)
-        text = self.text_embeddings(token_ids, token_types, task_id, deterministic=deterministic)
-        return self.encoder.begin_text(text, text_mask, deterministic=deterministic), text_mask
+        self._check_length(token_ids.shape[1])
+        positions = jnp.arange(token_ids.shape[1])[None]
+        text = self.text_embeddings(token_ids, token_types, task_id, positions, deterministic=deterministic)
+        return self.encoder.begin_text(text, text_mask[:, None], deterministic=deterministic), text_mask
 
     def begin_regions(
         self,
@@ -156,7 +202,7 @@ class Trunk(nn.Module):
     ) -> Float[Array, "B R Dv"]:
         """The regions before the first exchange."""
         regions = self.region_embeddings(region_features, region_boxes, deterministic=deterministic)
-        return self.encoder.begin_regions(regions, region_mask, deterministic=deterministic)
+        return self.encoder.begin_regions(regions, region_mask[:, None], deterministic=deterministic)
 
     def fuse(self, encoded: Encoded) -> Float[Array, "B W"]:
         """The pair's one vector: product (the paper) or sum of the pooled vectors, or the only one there is."""
@@ -173,32 +219,40 @@ class ViLBERTForPretraining(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Inputs, *, deterministic: bool, masked_positions: Int[ArrayLike, "B M"] | None = None
+        self,
+        inputs: Inputs,
+        *,
+        deterministic: bool,
+        masked_positions: Int[ArrayLike, "B M"] | None = None,
+        masked_regions: Int[ArrayLike, "B K"] | None = None,
     ) -> PretrainingOutput:
         """Runs the model.
 
         Args:
-            inputs: one batch.
+            inputs: one batch. With ``places`` B counts rows here and in the logits of words and regions.
             deterministic: False applies dropout and needs the rng ``dropout``.
-            masked_positions: text positions to compute vocabulary logits for, as indices into ``token_ids``; all when
-                absent. Training gives the masked ones: these logits are the largest array there is, 2.2 GB for the
-                paper's batch.
+            masked_positions: text positions to compute vocabulary logits for, as indices into ``token_ids``, or with
+                ``places`` into the row; all when absent. Training gives the masked ones: these logits are the largest
+                array there is, 2.2 GB for the paper's batch.
+            masked_regions: the same for regions, counted from the global one.
 
         Returns:
-            Logits of the three heads; the region head has a row for the global region too, which no loss reads.
+            Logits of the three heads; among all regions there is a row for the global one too, which no loss reads.
         """
         config = self.config
         trunk = Trunk(config, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
-        text = encoded.text
+        text, regions = encoded.text, encoded.regions
         if masked_positions is not None:
             # The task token stands in second place; [CLS], the only word before it, is never masked.
             shift = 1 if config.num_task_embeddings else 0
             text = jnp.take_along_axis(text, jnp.asarray(masked_positions)[..., None] + shift, axis=1)
+        if masked_regions is not None:
+            regions = jnp.take_along_axis(regions, jnp.asarray(masked_regions)[..., None], axis=1)
         pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)
         return PretrainingOutput(
             token_logits=TokenHead(config, name="token_head")(text, trunk.text_embeddings.word_embeddings),
-            region_logits=RegionHead(config, name="region_head")(encoded.regions),
+            region_logits=RegionHead(config, name="region_head")(regions),
             alignment_logits=dense(2, config, name="alignment_head")(pair),
             encoded=encoded,
         )
@@ -223,12 +277,14 @@ class ViLBERTForTasks(nn.Module):
         """Runs the trunk once, or what is left of it, and every head on it.
 
         Raises:
-            InputError: for a head name that does not exist, or an odd batch with the ``binary`` head.
+            InputError: for a head name that does not exist, an odd batch with the ``binary`` head, or packed pairs.
         """
         config = self.config
         unknown = sorted(set(self.heads) - set(HEADS))
         if unknown or not self.heads:
             raise InputError(f"heads {list(self.heads)}: unknown {unknown}; choose from {', '.join(HEADS)}.")
+        if isinstance(inputs, Inputs) and inputs.places is not None:
+            raise InputError("the heads of tasks read pairs one to a row: give no Inputs.places.")
         trunk = Trunk(config, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
         pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)

@@ -74,7 +74,7 @@ def test_longer_padding_changes_nothing(pretraining):
     def pad(x):
         return np.pad(x, ((0, 0), (0, 2), *((0, 0),) * (x.ndim - 2)))
 
-    longer = vj.Inputs(*(pad(x) for x in inputs[:-1]))
+    longer = jax.tree.map(pad, inputs)
     short, long = apply(inputs), apply(longer)
     np.testing.assert_allclose(short.alignment_logits, long.alignment_logits, rtol=1e-5, atol=1e-5)
     visible = inputs.text_mask
@@ -258,7 +258,7 @@ def test_attend_against_numpy():
     rng = np.random.default_rng(0)
     query, key, value = (rng.normal(size=(2, n, 3, 4)).astype(np.float32) for n in (5, 6, 6))
     mask = np.array([[1, 1, 0, 1, 0, 0], [1, 0, 0, 0, 0, 1]], bool)
-    context, probs = attend(*map(jnp.asarray, (query, key, value, mask)), dropout=lambda x: x)
+    context, probs = attend(*map(jnp.asarray, (query, key, value, mask[:, None])), dropout=lambda x: x)
     for b in range(2):
         for n in range(3):
             scores = query[b, :, n] @ key[b, mask[b], n].T / 2

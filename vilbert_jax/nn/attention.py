@@ -3,6 +3,7 @@
 B batch, L queries, S keys, N heads, H head size, Dq and Dk widths of the two inputs, W = N * H.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,13 +14,14 @@ from jaxtyping import Bool, Float
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.dense import dense
+from vilbert_jax.nn.dropout import Dropout
 
 
 def attend(
     query: Float[Array, "B L N H"],
     key: Float[Array, "B S N H"],
     value: Float[Array, "B S N H"],
-    attention_mask: Bool[Array, "B S"],
+    attention_mask: Bool[Array, "B #L S"],
     dropout: Callable[[Array], Array],
 ) -> tuple[Float[Array, "B L N H"], Float[Array, "B N L S"]]:
     """Context of every query and the probabilities it was mixed with (after dropout, as the released code shows them).
@@ -29,7 +31,7 @@ def attend(
     """
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("BLNH,BSNH->BNLS", query, key, preferred_element_type=dtype) / query.shape[-1] ** 0.5
-    scores = jnp.where(attention_mask[:, None, None, :], scores, jnp.finfo(dtype).min)
+    scores = jnp.where(attention_mask[:, None], scores, jnp.finfo(dtype).min)
     probs = dropout(jax.nn.softmax(scores))
     return jnp.einsum("BNLS,BSNH->BLNH", probs.astype(value.dtype), value), probs
 
@@ -51,7 +53,7 @@ class MultiHeadAttention(nn.Module):
         self,
         queries: Float[Array, "B L Dq"],
         keys: Float[Array, "B S Dk"],
-        attention_mask: Bool[Array, "B S"],
+        attention_mask: Bool[Array, "B #L S"],
         *,
         deterministic: bool,
     ) -> Float[Array, "B L W"]:
@@ -61,7 +63,7 @@ class MultiHeadAttention(nn.Module):
             y = dense(self.width, self.config, name=name)(x)
             return y.reshape(*y.shape[:-1], self.num_heads, -1)  # [B,*,N*H] -> [B,*,N,H]
 
-        dropout = nn.Dropout(self.dropout_rate, deterministic=deterministic)
+        dropout = functools.partial(Dropout(self.dropout_rate), deterministic=deterministic)
         context, probs = attend(
             project("query", queries), project("key", keys), project("value", keys), attention_mask, dropout
         )

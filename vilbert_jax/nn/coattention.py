@@ -5,12 +5,13 @@ B batch, T text length, R regions, Dt and Dv widths of the streams.
 
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from vilbert_jax.config import StreamConfig, ViLBERTConfig
 from vilbert_jax.nn.attention import MultiHeadAttention
 from vilbert_jax.nn.dense import residual_norm
 from vilbert_jax.nn.layers import Mlp
+from vilbert_jax.nn.packing import Masks
 
 
 class CoAttentionLayer(nn.Module):
@@ -28,8 +29,7 @@ class CoAttentionLayer(nn.Module):
         self,
         text: Float[Array, "B T Dt"],
         regions: Float[Array, "B R Dv"],
-        text_mask: Bool[Array, "B T"],
-        region_mask: Bool[Array, "B R"],
+        masks: Masks,
         *,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T Dt"], Float[Array, "B R Dv"]]:
@@ -57,6 +57,6 @@ class CoAttentionLayer(nn.Module):
             return Mlp(config, stream, name=f"{name}_mlp")(own, deterministic=deterministic)
 
         return (
-            exchange("text", text, config.text, regions, region_mask, config.regions),
-            exchange("region", regions, config.regions, text, text_mask, config.text),
+            exchange("text", text, config.text, regions, masks.text_over_regions, config.regions),
+            exchange("region", regions, config.regions, text, masks.regions_over_text, config.text),
         )

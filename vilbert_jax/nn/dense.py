@@ -7,6 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.nn.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),  # the tanh form is 4e-4 off
@@ -37,5 +38,5 @@ def residual_norm(
 ) -> Float[Array, "*batch D"]:
     """BERT's output block, ``norm(residual + dropout(dense(x)))``, with parameters ``<name>`` and ``<name>_norm``."""
     y = dense(residual.shape[-1], config, name=name)(x)
-    y = nn.Dropout(dropout_rate)(y, deterministic=deterministic)
+    y = Dropout(dropout_rate)(y, deterministic=deterministic)
     return layer_norm(config, name=f"{name}_norm")(residual + y)

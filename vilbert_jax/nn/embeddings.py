@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
 from vilbert_jax.nn.dense import dense, layer_norm
+from vilbert_jax.nn.dropout import Dropout
 
 PADDING_ID = 0
 _REGION_TYPE = 1
@@ -42,29 +43,27 @@ class TextEmbeddings(nn.Module):
         if config.num_task_embeddings:
             self.task_embeddings = table(config.num_task_embeddings)
         self.norm = layer_norm(config, name="norm")
-        self.dropout = nn.Dropout(config.text.dropout_rate)
+        self.dropout = Dropout(config.text.dropout_rate)
 
     def __call__(
         self,
         token_ids: Int[Array, "B T"],
         token_types: Int[Array, "B T"],
         task_id: Int[Array, "B"] | None,
+        positions: Int[Array, "#B T"],
         *,
         deterministic: bool,
     ) -> Float[Array, "B T2 Dt"]:
         """Returns [B, T, Dt], or [B, T + 1, Dt] with the task token in second place.
 
         Raises:
-            InputError: if the text is longer than the position table, or the task id does not fit the config.
+            InputError: the task id does not fit the config.
         """
-        length, longest = token_ids.shape[1], self.config.max_text_length
-        if length > longest:
-            raise InputError(f"text of {length} tokens, but the position table has {longest} rows; shorten the text.")
         # The released tables have padding_idx 0, in the baseline all of them: looking up row 0 trains nothing. The tied
         # decoder still trains word 0.
         words = without_row_zero(self.word_embeddings, token_ids)
         look_up = nn.Embed.__call__ if self.config.num_streams == 2 else without_row_zero
-        x = words + look_up(self.position_embeddings, jnp.arange(length))[None]
+        x = words + look_up(self.position_embeddings, positions)
         x += look_up(self.token_type_embeddings, token_types)
         if self.config.num_task_embeddings:
             if task_id is None:
@@ -107,4 +106,4 @@ class RegionEmbeddings(nn.Module):
             )
             x += types(jnp.array([[_REGION_TYPE]]))  # [1,1,Dv]
         x = layer_norm(self.config, name="norm")(x)
-        return nn.Dropout(self.config.text.dropout_rate)(x, deterministic=deterministic)
+        return Dropout(self.config.text.dropout_rate)(x, deterministic=deterministic)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from vilbert_jax.config import LayerKind, ViLBERTConfig
 from vilbert_jax.nn.coattention import CoAttentionLayer
 from vilbert_jax.nn.layers import TransformerLayer
+from vilbert_jax.nn.packing import Masks
 
 
 class TwoStreamEncoder(nn.Module):
@@ -32,7 +33,7 @@ class TwoStreamEncoder(nn.Module):
         self.co_layer = [CoAttentionLayer(config) for _ in range(num_co_layers)]
 
     def begin_text(
-        self, text: Float[Array, "B T Dt"], text_mask: Bool[Array, "B T"], *, deterministic: bool
+        self, text: Float[Array, "B T Dt"], text_mask: Bool[Array, "B #T T"], *, deterministic: bool
     ) -> Float[Array, "B T Dt"]:
         """Text layers before the first co-attention layer; all of them in a model without co-attention."""
         for kind, i in self._begin():
@@ -41,7 +42,7 @@ class TwoStreamEncoder(nn.Module):
         return text
 
     def begin_regions(
-        self, regions: Float[Array, "B R Dv"], region_mask: Bool[Array, "B R"], *, deterministic: bool
+        self, regions: Float[Array, "B R Dv"], region_mask: Bool[Array, "B #R R"], *, deterministic: bool
     ) -> Float[Array, "B R Dv"]:
         """Region layers before the first co-attention layer; all of them in a model without co-attention."""
         for kind, i in self._begin():
@@ -53,19 +54,18 @@ class TwoStreamEncoder(nn.Module):
         self,
         text: Float[Array, "B T Dt"],
         regions: Float[Array, "B R Dv"],
-        text_mask: Bool[Array, "B T"],
-        region_mask: Bool[Array, "B R"],
+        masks: Masks,
         *,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T Dt"], Float[Array, "B R Dv"]]:
         """The first co-attention layer and everything behind it; nothing in a model without co-attention."""
         for kind, i in list(self.config.schedule())[len(self._begin()) :]:
             if kind == "co":
-                text, regions = self.co_layer[i](text, regions, text_mask, region_mask, deterministic=deterministic)
+                text, regions = self.co_layer[i](text, regions, masks, deterministic=deterministic)
             elif kind == "text":
-                text = self.text_layer[i](text, text_mask, deterministic=deterministic)
+                text = self.text_layer[i](text, masks.text, deterministic=deterministic)
             else:
-                regions = self.region_layer[i](regions, region_mask, deterministic=deterministic)
+                regions = self.region_layer[i](regions, masks.regions, deterministic=deterministic)
         return text, regions
 
     def _begin(self) -> list[tuple[LayerKind, int]]:

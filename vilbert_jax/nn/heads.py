@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.dense import ACTIVATIONS, dense, layer_norm
+from vilbert_jax.nn.dropout import Dropout
 
 HEAD_DROPOUT_RATE = 0.1  # hard-coded in the released code, as are the next two
 WEIGHT_NORM_DROPOUT_RATE = 0.5
@@ -18,7 +19,7 @@ PADDED_REGION_LOGIT = -10000.0
 
 def head_dropout(x: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
     """The dropout in front of the heads that read a fused or a stream state directly."""
-    return nn.Dropout(HEAD_DROPOUT_RATE)(x, deterministic=deterministic)
+    return Dropout(HEAD_DROPOUT_RATE)(x, deterministic=deterministic)
 
 
 def _transform(x: Float[Array, "B S D"], config: ViLBERTConfig) -> Float[Array, "B S D"]:
@@ -75,7 +76,7 @@ class WeightNormAnswerHead(nn.Module):
     def __call__(self, fused: Float[Array, "B W"], *, deterministic: bool) -> Float[Array, "B K"]:
         """Returns the logits."""
         hidden = nn.relu(WeightNormDense(self.config, 2 * self.config.pair_width, name="hidden")(fused))
-        hidden = nn.Dropout(WEIGHT_NORM_DROPOUT_RATE)(hidden, deterministic=deterministic)
+        hidden = Dropout(WEIGHT_NORM_DROPOUT_RATE)(hidden, deterministic=deterministic)
         return WeightNormDense(self.config, self.num_outputs, name="logits")(hidden)
 
 

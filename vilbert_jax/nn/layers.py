@@ -32,7 +32,7 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], attention_mask: Bool[Array, "B S"], *, deterministic: bool
+        self, x: Float[Array, "B S D"], attention_mask: Bool[Array, "B #S S"], *, deterministic: bool
     ) -> Float[Array, "B S D"]:
         """Returns the new states; rows at masked positions are computed too, but nobody attends to them."""
         stream = self.stream

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.layers import TransformerLayer
+from vilbert_jax.nn.packing import Masks
 
 
 class SingleStreamEncoder(nn.Module):
@@ -26,13 +27,13 @@ class SingleStreamEncoder(nn.Module):
         self.layer = [TransformerLayer(self.config, self.config.text) for _ in range(self.config.text.num_layers)]
 
     def begin_text(
-        self, text: Float[Array, "B T D"], text_mask: Bool[Array, "B T"], *, deterministic: bool
+        self, text: Float[Array, "B T D"], text_mask: Bool[Array, "B #T T"], *, deterministic: bool
     ) -> Float[Array, "B T D"]:
         """The embedded words as they are."""
         return text
 
     def begin_regions(
-        self, regions: Float[Array, "B R D"], region_mask: Bool[Array, "B R"], *, deterministic: bool
+        self, regions: Float[Array, "B R D"], region_mask: Bool[Array, "B #R R"], *, deterministic: bool
     ) -> Float[Array, "B R D"]:
         """The embedded regions as they are."""
         return regions
@@ -41,15 +42,16 @@ class SingleStreamEncoder(nn.Module):
         self,
         text: Float[Array, "B T D"],
         regions: Float[Array, "B R D"],
-        text_mask: Bool[Array, "B T"],
-        region_mask: Bool[Array, "B R"],
+        masks: Masks,
         *,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B R D"]]:
         """All layers over the text with the regions behind it; returns the states of both."""
         length = text.shape[1]
         x = jnp.concatenate([text, regions], axis=1)  # [B,T+R,D]
-        mask = jnp.concatenate([text_mask, region_mask], axis=1)
+        of_text = jnp.concatenate([masks.text, masks.text_over_regions], axis=-1)  # [B,T or 1,T+R]
+        of_regions = jnp.concatenate([masks.regions_over_text, masks.regions], axis=-1)  # [B,R or 1,T+R]
+        mask = of_text if of_text.shape[1] == 1 else jnp.concatenate([of_text, of_regions], axis=1)
         for layer in self.layer:
             x = layer(x, mask, deterministic=deterministic)
         return x[:, :length], x[:, length:]
