@@ -48,6 +48,15 @@ class BatchFields(Protocol):
         ...
 
 
+@runtime_checkable
+class Packs(Protocol):
+    """A source that arranges what its batches hold."""
+
+    def pack(self, batch: Batch, /) -> Batch:
+        """Returns the batch in another order and form: a pure function of it, whatever host or worker asks."""
+        ...
+
+
 S = TypeVar("S", bound=Source)
 S_co = TypeVar("S_co", bound=Source, covariant=True)
 
@@ -173,7 +182,7 @@ class Dataset(Generic[S]):
             batch.update(self.source.batch_fields(self.rows, self.batch_size, generators))
         batch["example_mask"] = np.array([self._shuffle or position < len(self.source) for position in positions])
         batch["example_index"] = np.array([self._index(position) for position in positions], np.int32)
-        return batch
+        return self.source.pack(batch) if isinstance(self.source, Packs) else batch
 
     def iterate(self, first_step: int = 0, *, workers: int | None = None, prefetch: int = 4) -> "BatchIterator":
         """Reads ahead from ``first_step`` on: the same batches as ``dataset[step]``, bit for bit.

@@ -18,7 +18,7 @@ from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
-from vilbert_jax.tasks import regions
+from vilbert_jax.tasks import packed_pairs, regions
 from vilbert_jax.tasks.fit import misfits, require_fit
 
 Batch = Mapping[str, Any]
@@ -97,7 +97,7 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def model_inputs(batch: Batch) -> Inputs:
-    """The part of a batch that the model may see."""
+    """The part of a batch, as ``packed_pairs.by_pair`` gives it, that the model may see."""
     return Inputs(
         token_ids=batch["token_ids"],
         token_types=batch["token_types"],
@@ -105,13 +105,14 @@ def model_inputs(batch: Batch) -> Inputs:
         region_features=regions.visible_features(batch),
         region_boxes=batch["region_boxes"],
         region_mask=batch["region_mask"],
+        places=packed_pairs.places(batch),
     )
 
 
 def make_loss_fn(
     model: ViLBERTForPretraining, masked_losses_on: MaskedLossesOn
 ) -> Callable[[Params, Batch, Array], dict[str, WeightedSum]]:
-    """Returns the training losses by name: ``token_loss``, ``region_loss``, ``alignment_loss``.
+    """Returns the training losses by name, ``token_loss``, ``region_loss``, ``alignment_loss``, of batches packed or not.
 
     Args:
         model: the model.
@@ -121,11 +122,13 @@ def make_loss_fn(
     _require_choice(masked_losses_on)
 
     def loss_fn(params: Params, batch: Batch, dropout_key: Array) -> dict[str, WeightedSum]:
+        batch = packed_pairs.by_pair(batch)
         output = model.apply(
             {"params": params},
             model_inputs(batch),
             deterministic=False,
             masked_positions=batch["masked_positions"],
+            masked_regions=batch.get("masked_regions"),
             rngs={"dropout": dropout_key},
         )
         assert isinstance(output, PretrainingOutput)
@@ -209,21 +212,25 @@ def majority_region_class(
 def _losses(
     config: ViLBERTConfig, output: PretrainingOutput, batch: Batch, masked_losses_on: MaskedLossesOn
 ) -> dict[str, WeightedSum]:
-    counted = _counted(batch, masked_losses_on)[:, None]
-    region_logits = output.region_logits[:, 1:]  # the global region has no target
-    selected = batch["region_label_mask"] & counted
+    counted = _counted(batch, masked_losses_on)
+    # Without slots there are logits of all regions, and the global one has no target.
+    region_logits = output.region_logits if "masked_regions" in batch else output.region_logits[:, 1:]
+    selected = batch["region_label_mask"] & packed_pairs.of_regions(counted, batch)
     match config.region_objective:
         case "kl":
             targets = regions.class_targets(batch, config.region_target_dim)
             region_loss = losses.region_kl_loss(region_logits, targets, selected)
         case "regression":
-            region_loss = losses.region_regression_loss(region_logits, regions.decoded_features(batch), selected)
+            targets = packed_pairs.at_regions(regions.decoded_features(batch), batch)
+            region_loss = losses.region_regression_loss(region_logits, targets, selected)
         case "nce":
             targets = regions.decoded_features(batch)
             region_loss = losses.region_nce_loss(region_logits, targets, selected, batch["nce_negatives"])
     return {
         "token_loss": losses.token_loss(
-            output.token_logits, batch["token_labels"], batch["token_label_mask"] & counted
+            output.token_logits,
+            batch["token_labels"],
+            batch["token_label_mask"] & packed_pairs.of_words(counted, batch),
         ),
         "region_loss": region_loss,
         "alignment_loss": losses.alignment_loss(
