@@ -16,9 +16,10 @@ from vilbert_jax import cli
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init
 from vilbert_jax.data import Dataset, PretrainingDataConfig, pictures_in
 from vilbert_jax.data.annotations import data_folder
+from vilbert_jax.data.packing import PackingConfig, packed
 from vilbert_jax.evaluation.pretraining import evaluations, logged_scores, majority
 from vilbert_jax.model import init_params
-from vilbert_jax.sharding import MeshConfig, make_mesh
+from vilbert_jax.sharding import MeshConfig, make_mesh, num_batch_shards
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.tasks.pretraining_examples import draw_examples
@@ -35,16 +36,19 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
-    make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
+    # Whatever can be found wrong is found before data are drawn or read.
+    packing, num_shards = cli.build(PackingConfig, config), num_batch_shards(make_mesh(mesh))
     picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
     embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
     reading = dict(batch_size=config.batch_size, seed=config.seed)
     reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())
-    training_data = Dataset(data_config.open(config.train_split), shuffle=True, **reading)
+    source = data_config.open(config.train_split)
+    rows = packed(source, packing, num_parts=num_shards * config.num_microbatches, host_count=jax.process_count())
+    training_data = Dataset(rows, shuffle=True, **reading)
     held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading)
-    pretraining.check_fit(model_config, training_data.source, config.text_length, config.num_microbatches)
+    pretraining.check_fit(model_config, source, config.text_length, config.num_microbatches)
 
-    model, source = vj.ViLBERTForPretraining(model_config), training_data.source
+    model = vj.ViLBERTForPretraining(model_config)
     result = train(
         training_config,
         workdir=workdir,

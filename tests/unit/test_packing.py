@@ -11,7 +11,7 @@ from tiny_pretraining import CONFIG
 from toy_pairs import F, R, T, make_config, source, write_vocab
 
 import vilbert_jax as vj
-from vilbert_jax.data.packing import balanced, packed
+from vilbert_jax.data.packing import PackingConfig, balanced, packed
 from vilbert_jax.data.pipeline import Dataset
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import mean
@@ -33,8 +33,9 @@ def config(tmp_path_factory):
     return dataclasses.replace(make_config(vocab), token_mask_rate=0.4, region_mask_rate=0.4)
 
 
-def packed_pairs(pairs, **kwargs):
-    return packed(pairs, **{"pairs_per_row": PER_ROW, "pairs_per_group": 8, "batch_size": PAIRS, **kwargs})
+def packed_pairs(pairs, *, num_parts=1, host_count=1, **changes):
+    config = PackingConfig(**{"batch_size": PAIRS, "pairs_per_row": PER_ROW, "pairs_per_group": 8, **changes})
+    return packed(pairs, config, num_parts=num_parts, host_count=host_count)
 
 
 def batches(config, step=1, **kwargs):
@@ -208,6 +209,8 @@ class Lengths:
         pieces = np.clip(np.round(rng.lognormal(np.log(11.5), 0.38, count)), 1, 34).astype(int)
         self.text, self.regions = pieces + 2, np.clip(np.round(rng.normal(27, 9, count)), 10, 36).astype(int) + 1
 
+        self.num_negatives = 0
+
     def __len__(self):
         return len(self.text)
 
@@ -228,7 +231,7 @@ class Lengths:
 
 @pytest.mark.parametrize(("batch_size", "group", "largest"), [(512, 128, 1.15), (512, 512, 1.10), (32, 32, 1.15)])
 def test_little_is_computed_besides_what_is_there(batch_size, group, largest):
-    rows = packed(Lengths(), pairs_per_row=8, pairs_per_group=group, batch_size=batch_size)
+    rows = packed_pairs(Lengths(), pairs_per_row=8, pairs_per_group=group, batch_size=batch_size)
     dataset = Dataset(rows, batch_size=batch_size, seed=0, shuffle=True)
     computed = real = 0
     shapes = set()
@@ -252,25 +255,36 @@ def test_rows_are_balanced():
     assert x.reshape(-1, 8).sum(1).max() > 1.15 * loads.mean()  # as they come
 
 
+@pytest.mark.parametrize("name", ["batch_size", "pairs_per_row", "pairs_per_group"])
+def test_nothing_can_be_packed_by_less_than_one(name):
+    with pytest.raises(InputError, match=f"{name} is 0; it must be at least 1"):
+        PackingConfig(**{"batch_size": 8, name: 0})
+
+
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"pairs_per_row": 0}, "pairs_per_row is 0"),
-        ({"pairs_per_row": 3, "pairs_per_group": 8}, "no multiple of pairs_per_row 3"),
-        ({"pairs_per_row": 32}, "no multiple of pairs_per_row 32"),
-        ({"pairs_per_row": 2, "pairs_per_group": 6}, "not made of whole groups of 6 pairs"),
-        ({"pairs_per_group": 16, "host_count": 2}, "--config.pairs_per_group=8"),
-        ({"pairs_per_group": 16, "host_count": 3}, "on 3 host"),
-    ],
+    ("batch_size", "num_parts", "hosts", "per_row"),
+    [(512, 8, 1, 8), (512, 8, 4, 8), (64, 16, 2, 4), (8, 8, 1, 1), (24, 2, 1, 4), (12, 8, 1, 1), (512, 3, 1, 1)],
 )
-def test_what_does_not_divide_is_refused(config, given, message):
-    with pytest.raises(InputError, match=message):
-        packed_pairs(source(config), **given)
+def test_each_part_of_a_batch_is_made_of_whole_rows(batch_size, num_parts, hosts, per_row):
+    rows = packed_pairs(
+        Lengths(batch_size), num_parts=num_parts, host_count=hosts, batch_size=batch_size, pairs_per_row=8,
+        pairs_per_group=128,
+    )  # fmt: skip
+    if per_row == 1:
+        assert isinstance(rows, Lengths)
+        return
+    reading = {"batch_size": batch_size, "seed": 0, "shuffle": True, "host_count": hosts}
+    shape = Dataset(rows, **reading)[0]["text_mask"].shape
+    assert shape == (batch_size // hosts // per_row, per_row, 36)
+    assert batch_size // per_row % num_parts == 0
 
 
 def test_one_pair_a_row_is_no_packing(config):
     pairs = source(config)
     assert packed_pairs(pairs, pairs_per_row=1) is pairs
+    negatives = dataclasses.replace(config, region_targets="features", num_nce_negatives=10)
+    pairs = source(negatives)
+    assert packed_pairs(pairs) is pairs  # their places in the batch are drawn
 
 
 def test_models_that_cannot_read_rows_say_so(config):

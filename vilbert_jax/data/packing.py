@@ -8,6 +8,7 @@ T text length, S = R + 1 region slots of a pair, Lt, Lr, M and K sizes of a row:
 regions.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
@@ -30,6 +31,28 @@ _SLOTS = ("masked_positions", "token_labels", "token_label_mask")
 _REGION_SLOTS = ("region_label_mask", "target_probs", "target_classes")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """How pairs share rows.
+
+    Attributes:
+        batch_size: pairs of the global batch.
+        pairs_per_row: P, at most; 1 packs nothing. See ``packed``.
+        pairs_per_group: pairs of the batch that are arranged together, at most; fewer where a host's share is not made
+            of whole groups. Many fill rows better; with few, more hosts arrange a batch alike.
+    """
+
+    batch_size: int
+    pairs_per_row: int = 1
+    pairs_per_group: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work, by name."""
+        for name in ("batch_size", "pairs_per_row", "pairs_per_group"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
 class Capacity(NamedTuple):
     """Sizes of a row: Lt, Lr, M, K."""
 
@@ -49,15 +72,15 @@ class PackedPairs:
     * masked_regions [G, K] int32 (places in the row), region_label_mask [G, K] bool; for class targets target_probs
       [G, K, C or kept classes] and target_classes.
 
-    Filler is 0 and False everywhere. Pairs are put into rows group by group, ``pairs_per_group`` neighbours of the global
-    batch at a time, so that the arrangement is the same for any number of hosts.
+    Filler is 0 and False everywhere. Pairs are put into rows group by group, ``pairs_per_group`` neighbours of the
+    global batch at a time, so that any number of hosts arranges them alike.
 
     Attributes:
         pairs: the source, unpacked.
     """
 
     def __init__(self, pairs: PretrainingSource, *, pairs_per_row: int, pairs_per_group: int) -> None:
-        """Estimates from a sample of the pairs how long rows will be; see ``packed`` for errors."""
+        """Estimates from a sample of the pairs how long rows will be; see ``packed``."""
         self.pairs, self._pairs_per_row, self._pairs_per_group = pairs, pairs_per_row, pairs_per_group
         self._typical = _typical(pairs, pairs_per_row)
 
@@ -92,38 +115,29 @@ class PackedPairs:
 
 
 def packed(
-    pairs: PretrainingSource, *, pairs_per_row: int, pairs_per_group: int, batch_size: int, host_count: int = 1
+    pairs: PretrainingSource, config: PackingConfig, *, num_parts: int = 1, host_count: int = 1
 ) -> PretrainingSource | PackedPairs:
-    """The source of packed batches; with ``pairs_per_row`` 1 the pairs themselves.
+    """The source of packed batches, or the pairs themselves where each has a row of its own.
+
+    Rows hold fewer pairs than asked for where a part of the batch would not be made of whole rows, and none share a row
+    whose negatives are drawn from the batch as it stands.
 
     Args:
         pairs: opened data.
-        pairs_per_row: P.
-        pairs_per_group: pairs of the batch that are arranged together: many fill rows better, few let more hosts share
-            a batch. Not more than the batch.
-        batch_size: pairs of the global batch.
-        host_count: hosts that share it.
-
-    Raises:
-        InputError: rows, groups, hosts and batch do not divide.
+        config: how to pack.
+        num_parts: devices along the batch times micro-batches.
+        host_count: hosts that share a batch.
     """
-    if pairs_per_row < 1 or pairs_per_group < 1:
-        raise InputError(f"pairs_per_row is {pairs_per_row} and pairs_per_group {pairs_per_group}: at least 1 each")
+    num_shares = math.lcm(num_parts, host_count)
+    if config.batch_size % num_shares or pairs.num_negatives:
+        return pairs
+    pairs_per_row = math.gcd(config.pairs_per_row, config.batch_size // num_shares)
     if pairs_per_row == 1:
         return pairs
-    group = min(pairs_per_group, batch_size)
-    if group % pairs_per_row:
-        raise InputError(
-            f"pairs_per_group {group} (not more than batch_size {batch_size}) is no multiple of pairs_per_row "
-            f"{pairs_per_row}: change one of them, or set pairs_per_row=1 to pack nothing"
-        )
-    if batch_size % (group * host_count):
-        share = math.gcd(batch_size // host_count, group) if batch_size % host_count == 0 else pairs_per_row
-        raise InputError(
-            f"batch_size {batch_size} on {host_count} host(s) is not made of whole groups of {group} pairs: set "
-            f"--config.pairs_per_group={share if share % pairs_per_row == 0 else pairs_per_row}, or change batch_size"
-        )
-    return PackedPairs(pairs, pairs_per_row=pairs_per_row, pairs_per_group=group)
+    num_rows = config.batch_size // host_count // pairs_per_row
+    if config.batch_size > config.pairs_per_group:
+        num_rows = math.gcd(num_rows, max(config.pairs_per_group // pairs_per_row, 1))
+    return PackedPairs(pairs, pairs_per_row=pairs_per_row, pairs_per_group=num_rows * pairs_per_row)
 
 
 def balanced(text_lengths: np.ndarray, region_lengths: np.ndarray, pairs_per_row: int) -> np.ndarray:

@@ -179,6 +179,11 @@ class PretrainingSource:
         if config.mismatch_rate:
             self._other_caption(0, np.random.default_rng(0))
 
+    @property
+    def num_negatives(self) -> int:
+        """NCE negatives of a region; 0 for none."""
+        return self._config.num_nce_negatives
+
     def __len__(self) -> int:
         """Number of image-caption pairs with regions."""
         return len(self.rows)

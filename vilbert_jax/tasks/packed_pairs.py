@@ -1,7 +1,7 @@
 """Batches of pre-training by pair and by slot, packed or not.
 
-B pairs, G rows of P pairs (G = B without packing), R regions, M predicted words and K predicted regions of a row. Fields:
-``vilbert_jax.data.packing.PackedPairs``.
+B pairs, G rows of P pairs (G = B without packing), R regions, M predicted words and K predicted regions of a row. The
+fields are those of ``vilbert_jax.data.packing.PackedPairs``.
 """
 
 from collections.abc import Mapping

@@ -112,7 +112,7 @@ def model_inputs(batch: Batch) -> Inputs:
 def make_loss_fn(
     model: ViLBERTForPretraining, masked_losses_on: MaskedLossesOn
 ) -> Callable[[Params, Batch, Array], dict[str, WeightedSum]]:
-    """Returns the training losses by name, ``token_loss``, ``region_loss``, ``alignment_loss``, of batches packed or not.
+    """Returns the training losses by name: ``token_loss``, ``region_loss``, ``alignment_loss``. Batches may be packed.
 
     Args:
         model: the model.

@@ -178,13 +178,16 @@ def train(
 
         # --- loop: update, log, evaluate, save; everything is labelled with the number of completed steps
         unchecked: dict[int, Any] = {}  # metrics of the steps since the last check, still on the devices
+        compiled: set[tuple[tuple[int, ...], ...]] = set()  # shapes of batches
         for step in range(first_step + 1, config.total_steps + 1):
             if interrupted or stopped_early:
                 break
             batch = put_batch(next_batch(batches, step), device_mesh)
-            # An implicit transfer would stall the devices at every step; it is an error instead. Only compiling, at the
-            # first step, may read constants back from the device.
-            guard = jax.transfer_guard("allow" if step == first_step + 1 else "disallow")
+            # An implicit transfer would stall the devices at every step; it is an error instead. Only compiling, for
+            # the first batch of its shapes, may read constants back from the device.
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            guard = jax.transfer_guard("disallow" if shapes in compiled else "allow")
+            compiled.add(shapes)
             with jax.profiler.StepTraceAnnotation("train", step_num=step), guard:
                 state, unchecked[step] = program.step(state, batch)
             if step - 1 in unchecked:  # at most one step ahead of the devices, so batches do not pile up on them
