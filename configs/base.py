@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from tfds_builders.scenes import classifier, descriptors, detections, vocabulary
 from vilbert_jax.config import ViLBERTConfig
+from vilbert_jax.launch import HostsConfig
 from vilbert_jax.sharding import MeshConfig
 from vilbert_jax.training.optimizer import OptimizerConfig
 
@@ -79,6 +80,7 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
 
     # --- where and how often
     config.mesh = ConfigDict(dataclasses.asdict(MeshConfig(data=-1)))  # -1: all devices that the other axes leave
+    config.hosts = ConfigDict(dataclasses.asdict(HostsConfig()))  # of a run of several processes: docs/scaling.md
     config.log_every = 50
     config.eval_every = 2000
     config.checkpoint_every = 1000

@@ -12,13 +12,13 @@ import jax
 
 import vilbert_jax as vj
 from tfds_builders import embedded
-from vilbert_jax import cli
+from vilbert_jax import cli, hosts
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init, starting_point
 from vilbert_jax.data import Dataset
 from vilbert_jax.data.annotations import data_folder
 from vilbert_jax.evaluation.results import table
 from vilbert_jax.model import init_params
-from vilbert_jax.sharding import MeshConfig, make_mesh
+from vilbert_jax.sharding import MeshConfig, host_share, make_mesh
 from vilbert_jax.tasks import task as tasks
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.training.best import Selection
@@ -34,10 +34,10 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     task = cli.build_task(config)
     training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
-    make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
-    embedded.ensure(task.data.embedded_names(), data_folder(task.data.data_dir))
-    reading = dict(batch_size=config.batch_size, seed=config.seed)
-    reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())
+    share = host_share(make_mesh(mesh))  # whatever can be found wrong is found before data are drawn or read
+    with hosts.first_alone():
+        embedded.ensure(task.data.embedded_names(), data_folder(task.data.data_dir))
+    reading = dict(batch_size=config.batch_size, seed=config.seed, **share)
     training_data = Dataset(task.open(config.train_split, training=True), shuffle=True, **reading)
     held_out = Dataset(task.open(config.eval_split, training=False), shuffle=False, **reading)
     source, examples = held_out.source, training_data.source.examples

@@ -12,14 +12,14 @@ import jax
 
 import vilbert_jax as vj
 from tfds_builders import embedded, scenes
-from vilbert_jax import cli
+from vilbert_jax import cli, hosts
 from vilbert_jax.checkpoints.pretrained import InitConfig, prepare_init
 from vilbert_jax.data import Dataset, PretrainingDataConfig, pictures_in
 from vilbert_jax.data.annotations import data_folder
 from vilbert_jax.data.packing import PackingConfig, packed
 from vilbert_jax.evaluation.pretraining import evaluations, logged_scores, majority
 from vilbert_jax.model import init_params
-from vilbert_jax.sharding import MeshConfig, make_mesh, num_batch_shards
+from vilbert_jax.sharding import MeshConfig, gathered, host_share, make_mesh, num_batch_shards
 from vilbert_jax.tasks import pretraining
 from vilbert_jax.tasks.coverage_report import report_coverage
 from vilbert_jax.tasks.pretraining_examples import draw_examples
@@ -36,16 +36,17 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
-    # Whatever can be found wrong is found before data are drawn or read.
-    packing, num_shards = cli.build(PackingConfig, config), num_batch_shards(make_mesh(mesh))
+    device_mesh = make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
+    num_parts, share = num_batch_shards(device_mesh) * config.num_microbatches, host_share(device_mesh)
+    packing = cli.build(PackingConfig, config)
     picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
-    embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
+    with hosts.first_alone():
+        embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
     reading = dict(batch_size=config.batch_size, seed=config.seed)
-    reading |= dict(host_index=jax.process_index(), host_count=jax.process_count())
     source = data_config.open(config.train_split)
-    rows = packed(source, packing, num_parts=num_shards * config.num_microbatches, host_count=jax.process_count())
-    training_data = Dataset(rows, shuffle=True, **reading)
-    held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading)
+    rows = packed(source, packing, num_parts=num_parts, host_count=share["host_count"])
+    training_data = Dataset(rows, shuffle=True, **reading, **share)
+    held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading, **share)
     pretraining.check_fit(model_config, source, config.text_length, config.num_microbatches)
 
     model = vj.ViLBERTForPretraining(model_config)
@@ -64,12 +65,14 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         optimizer=optimizer,
         mesh=mesh,
     )
+    params = gathered(result.state.params)
     if result.interrupted:
         print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
     elif jax.process_index() == 0:
         write_report(workdir / METRICS_FILE, workdir / "report.png")
-        draw_examples(model, result.state.params, held_out.source, workdir / "examples.png", picture=picture)
-        baseline = majority(model_config, held_out, config.masked_losses_on)
+        draw_examples(model, params, held_out.source, workdir / "examples.png", picture=picture)
+        whole = Dataset(held_out.source, shuffle=False, **reading)  # not this host's rows alone
+        baseline = majority(model_config, whole, config.masked_losses_on)
         print(pretraining.summary(logged_scores(workdir / METRICS_FILE) | baseline))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
 

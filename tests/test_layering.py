@@ -10,7 +10,7 @@ PACKAGE = ROOT / "vilbert_jax"
 
 # Low to high; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "paths", "hub", "progress", "signals"),
+    ("errors", "paths", "hub", "progress", "signals", "launch", "peers", "hosts"),
     ("config", "released_config", "model_size", "losses", "metrics"),
     ("nn",),
     ("model", "detector", "sharding"),

@@ -7,17 +7,21 @@ message on stderr, no traceback.
 import dataclasses
 import difflib
 import importlib
+import importlib.metadata
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
+from vilbert_jax import hosts
 from vilbert_jax.data.examples import ExamplesConfig
 from vilbert_jax.errors import InputError
+from vilbert_jax.launch import HostsConfig
 from vilbert_jax.tasks.task import Task
 from vilbert_jax.training.logging import NonFiniteError
 
@@ -34,6 +38,8 @@ def run(
     recipe: tuple[str, str] | None = None,
 ) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
+
+    A config with an entry ``hosts`` may be run by several processes, which are joined first (``vilbert_jax.hosts``).
 
     Args:
         main: called with the locked ``ConfigDict``, the folder to write to (default ``runs/<config name><ending>``),
@@ -53,6 +59,9 @@ def run(
                 f"this config has no entry {recipe[0]!r}, so it is for another program: "
                 f"{pathlib.Path(given[0]).name} takes {recipe[1]}"
             )
+        if "hosts" in config:
+            hosts.join(HostsConfig(**config.to_dict()["hosts"]))
+            hosts.require_same(_recipe(config))
         return main(config, path, **further)
 
     guarded(parsed)
@@ -60,21 +69,29 @@ def run(
 
 def guarded(main: Callable[[], int | None]) -> None:
     """Runs ``main`` and exits: with its code (None meaning 0), or one message for an error that users can act on."""
+    said = ""
     try:
-        code = main()
+        code = main() or 0
+        hosts.leave(code)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code, said = 2, f"error: {error}"
     except OSError as error:
-        print(f"error: {error}. Check the path and the space left on its disk.", file=sys.stderr)
-        code = 2
+        hosts.blame()
+        code, said = 2, f"error: {error}. Check the path and the space left on its disk."
     except KeyboardInterrupt:
-        print("interrupted; what was saved before is kept.", file=sys.stderr)
-        code = 130
+        code, said = 130, "interrupted; what was saved before is kept."
     except NonFiniteError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        code = 1
-    sys.exit(code or 0)
+        code, said = 1, f"stopped: {error}"
+    except Exception as error:
+        if not hosts.joined():
+            raise
+        hosts.blame()
+        traceback.print_exc()
+        code, said = 1, f"stopped: {type(error).__name__}: {error}"
+    if said:
+        print(said, file=sys.stderr, flush=True)
+        hosts.leave(code, said)
+    sys.exit(code)
 
 
 def parse(
@@ -136,6 +153,13 @@ def build(cls: Callable[..., T], config: ConfigDict, **more: Any) -> T:
     """The dataclass ``cls`` from the entries of a flat config that are its fields, and ``more``."""
     names = [field.name for field in dataclasses.fields(cast(Any, cls))]
     return cls(**{name: config[name] for name in names if name in config} | more)
+
+
+def _recipe(config: ConfigDict) -> dict[str, Any]:
+    """What the hosts of a run must have in common. Where the data lie may differ; what they are is compared later."""
+    versions = {package: importlib.metadata.version(package) for package in ("vilbert-jax", "jax", "jaxlib")}
+    recipe = {name: value for name, value in config.to_dict().items() if name not in ("hosts", "data_dir")}
+    return {"version": versions, "config": recipe}
 
 
 def _load(name: str) -> ConfigDict:

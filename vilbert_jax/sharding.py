@@ -177,6 +177,27 @@ def agreed(value: int) -> int:
     return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def any_host(flag: bool) -> bool:
-    """Whether the flag is set on some host; the same answer on every host."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+def gathered(tree: Any) -> Any:
+    """The arrays of ``tree`` whole, as every host can use them by itself; all hosts must ask together."""
+    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+
+
+def host_share(mesh: Mesh) -> dict[str, int]:
+    """Which rows of each batch this host reads, as ``host_index`` and ``host_count`` of ``vilbert_jax.data.Dataset``.
+
+    They follow from where its devices stand in the mesh, which on a pod may be arranged otherwise than processes are
+    numbered: rows keep their places in the batch, whoever reads them.
+
+    Raises:
+        InputError: the devices of the hosts hold no blocks of rows of equal size.
+    """
+    owners = [{device.process_index for device in row} for row in mesh.devices.reshape(num_batch_shards(mesh), -1)]
+    blocks = [next(iter(owner)) for owner in owners if len(owner) == 1]
+    order = list(dict.fromkeys(blocks))
+    count = jax.process_count()
+    if blocks != [process for process in order for _ in range(len(owners) // count)] or len(order) != count:
+        raise InputError(
+            f"mesh {dict(mesh.shape)} over {count} hosts: the devices of a host do not hold one block of each batch's "
+            "rows. Use data=-1, fsdp=1, tensor=1, or a tensor and fsdp that divide the devices of a host."
+        )
+    return {"host_index": order.index(jax.process_index()), "host_count": count}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
+from vilbert_jax import hosts
 from vilbert_jax.checkpoints.folder import RUN_BEST, RUN_CHECKPOINTS, Initial
 from vilbert_jax.errors import InputError
 from vilbert_jax.sharding import (
@@ -15,7 +16,6 @@ from vilbert_jax.sharding import (
     AxisTable,
     MeshConfig,
     agreed,
-    any_host,
     make_mesh,
     put_batch,
 )
@@ -30,6 +30,7 @@ from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.program import make_program
 from vilbert_jax.training.state import Params, TrainState, adopt
 from vilbert_jax.training.step import LossFn
+from vilbert_jax.training.stopping import StopVote
 from vilbert_jax.training.workdir import only_run_in, write_notes
 
 
@@ -87,7 +88,7 @@ def train(
         param_axes: sharding table.
 
     Raises:
-        InputError: the mesh, batch size, checkpoint, selection or a pattern does not fit.
+        InputError: the mesh, batch size, checkpoint, selection or a pattern does not fit, or the hosts differ.
         NonFiniteError: a metric became NaN or infinite; no state from that step on is saved.
     """
     # --- devices, shardings and compiled functions
@@ -107,6 +108,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
+        hosts.require_same({"identity": identity})
         stack.enter_context(only_run_in(workdir))
         stack.enter_context(jax.set_mesh(device_mesh))
         checkpoints = stack.enter_context(
@@ -171,6 +173,7 @@ def train(
             waited = best.num_evaluations_since(step, config.eval_every) if best else 0
             return 0 < config.patience <= waited and step < config.total_steps
 
+        vote = StopVote(device_mesh)
         interrupted = stopped_early = False
         if first_step and (first_step % config.eval_every == 0 or first_step == config.total_steps):
             # A run that was stopped here may have had no time for all of it.
@@ -198,9 +201,7 @@ def train(
             to_log = is_last or step % config.log_every == 0
             to_evaluate = is_last or step % config.eval_every == 0
             to_save = is_last or step % config.checkpoint_every == 0
-            # Hosts must stop at the same step, so several hosts ask each other, at log steps only.
-            interrupted = stop.requested if jax.process_count() == 1 else to_log and any_host(stop.requested)
-            interrupted = interrupted and not is_last
+            interrupted = vote.asked(stop.requested) and not is_last
 
             if to_log or to_evaluate or to_save or interrupted:
                 metrics = _fetch(unchecked)
