@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -53,15 +54,21 @@ def join(config: HostsConfig) -> None:
     if launch is None or _joined:
         return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from ``signals``
+    # JAX's own limit ends the process by a C++ stack trace, so it is not reached.
+    limit = threading.Timer(config.timeout, lambda: end_now(f"error: {_no_meeting(launch, config.timeout)}", 2))
+    limit.daemon = True
+    limit.start()
     try:
         jax.distributed.initialize(
             **launch.arguments,
-            initialization_timeout=config.timeout,
+            initialization_timeout=config.timeout + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_END_SECONDS,
         )
     except Exception as error:  # of gRPC, of the service, of an API that was asked for the other hosts
         raise InputError(_no_meeting(launch, config.timeout, error)) from error
+    finally:
+        limit.cancel()
     if jax.process_count() == 1:
         return
     _joined.append(_Joined(_connect()))
@@ -214,12 +221,12 @@ def _end(sentence: str) -> None:
     )
 
 
-def _no_meeting(launch: Launch, timeout: int, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _no_meeting(launch: Launch, timeout: int, error: Exception | None = None) -> str:
+    why = f": {type(error).__name__}: {error}".partition("\n")[0][:300] if error else ""
     return (
-        f"the processes of this run did not find each other ({launch.found}): {reason[:300]}. All of them must start "
-        f"within {timeout} seconds (config.hosts.timeout) with the same coordinator and number of processes, each with "
-        "a process_id of its own; process 0 must run on the coordinator's host, on a port that is free and reachable. "
+        f"the processes of this run did not find each other ({launch.found}){why}. All of them must start within "
+        f"{timeout} seconds (config.hosts.timeout) with the same coordinator and number of processes, each with a "
+        "process_id of its own; process 0 must run on the coordinator's host, on a port that is free and reachable. "
         "See docs/scaling.md."
     )
 
