@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 10, 5, 4  # seconds, seconds, number: a machine that is gone is noticed in 30 s
 _PASSING_ON = 3.0  # seconds that process 0 gives the others to hear the news before it ends
-_HELLO = 30.0  # seconds to connect and to be greeted
+_CONNECTING = 30.0  # seconds
 
 LOST = 1  # exit code of a process that ends because another one did
 
@@ -41,6 +41,7 @@ class Peers:
         self._lock = threading.Lock()
         self._silent = False  # this process ends by itself, with a message of its own
         self._closed = False
+        self._thread = threading.Thread(target=self._listen, name="peers", daemon=True)
         if server is not None:
             self._selector.register(server.socket, selectors.EVENT_READ)
 
@@ -58,7 +59,7 @@ class Peers:
         Raises:
             OSError: it cannot be reached.
         """
-        connection = socket.create_connection(address, timeout=_HELLO)
+        connection = socket.create_connection(address, timeout=_CONNECTING)
         peers = cls(name, on_lost)
         peers._add(connection, first)
         _send(connection, {"token": token, "name": name})
@@ -76,11 +77,15 @@ class Peers:
         self._tell(f"{self._name} stopped ({reason})")
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening and closes the connections."""
         self._closed = True
+        self._thread.join()
+        for open_socket in (*self._others, *([self._server.socket] if self._server else [])):
+            open_socket.close()
+        self._selector.close()
 
     def _listening(self) -> "Peers":
-        threading.Thread(target=self._listen, name="peers", daemon=True).start()
+        self._thread.start()
         return self
 
     def _add(self, connection: socket.socket, name: str) -> None:
@@ -101,7 +106,7 @@ class Peers:
 
     def _listen(self) -> None:
         while not self._closed:
-            for key, _ in self._selector.select(timeout=0.5):
+            for key, _ in self._selector.select(timeout=0.2):
                 assert isinstance(key.fileobj, socket.socket)
                 if self._server is not None and key.fileobj is self._server.socket:
                     with contextlib.suppress(OSError):
