@@ -77,4 +77,4 @@ def main(config: Any, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, recipe=("task", "recipes of a task, such as configs/vqa.py"))
+    cli.run(main, recipe=("task", "recipes of a task, such as configs/vqa.py"), many_hosts=True)

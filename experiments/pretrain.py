@@ -78,4 +78,4 @@ def main(config: Any, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, recipe=("masked_losses_on", "recipes of pre-training, such as configs/tiny.py"))
+    cli.run(main, recipe=("masked_losses_on", "recipes of pre-training, such as configs/tiny.py"), many_hosts=True)

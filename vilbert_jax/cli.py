@@ -36,10 +36,9 @@ def run(
     ending: str = "",
     flags: Mapping[str, str] | None = None,
     recipe: tuple[str, str] | None = None,
+    many_hosts: bool = False,
 ) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
-
-    A config with an entry ``hosts`` may be run by several processes, which are joined first (``vilbert_jax.hosts``).
 
     Args:
         main: called with the locked ``ConfigDict``, the folder to write to (default ``runs/<config name><ending>``),
@@ -49,6 +48,7 @@ def run(
         ending: of the folder's default name.
         flags: what further flags are for, by name; one that is not given is empty.
         recipe: a key that only recipes for this program have, and which recipes those are.
+        many_hosts: the program may run as several processes, which are joined before ``main`` (``vilbert_jax.hosts``).
     """
 
     def parsed() -> int | None:
@@ -60,7 +60,10 @@ def run(
                 f"{pathlib.Path(given[0]).name} takes {recipe[1]}"
             )
         if "hosts" in config:
-            hosts.join(HostsConfig(**config.to_dict()["hosts"]))
+            launched = HostsConfig(**config.to_dict()["hosts"])
+            if not many_hosts:
+                hosts.require_alone(launched)
+            hosts.join(launched)
             hosts.require_same(_recipe(config))
         return main(config, path, **further)
 

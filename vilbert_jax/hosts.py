@@ -77,6 +77,15 @@ def join(config: HostsConfig) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, it stays open as long as the process
 
 
+def require_alone(config: HostsConfig) -> None:
+    """Raises InputError if this process was started as one of several, by a program that cannot be spread."""
+    if (launch := find_launch(config, os.environ)) is not None:
+        raise InputError(
+            f"this program runs in one process, on the devices of one machine, but it was started as one of several "
+            f"({launch.found}): start it once, or say --config.hosts.num_processes=1 where each is meant to work alone."
+        )
+
+
 def joined() -> bool:
     """Whether this run has several processes."""
     return bool(_joined)

@@ -28,6 +28,14 @@ def test_a_process_by_itself_is_left_alone(monkeypatch):
     assert not hosts.joined()
 
 
+def test_a_program_for_one_process_refuses_to_be_one_of_several(monkeypatch):
+    hosts.require_alone(HostsConfig())
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"one of several \(Slurm: task 2 of 4.*--config.hosts.num_processes=1"):
+        hosts.require_alone(HostsConfig())
+
+
 def test_a_recipe_says_it_all():
     launch = find_launch(HostsConfig(coordinator="node1:8476", num_processes=2, process_id=1), SLURM)
     assert launch is not None

@@ -83,8 +83,11 @@ def test_strangers_are_not_believed(party):
     stranger.sendall(b'{"token": "guessed", "name": "other 1"}\n{"lost": "everything"}\nnonsense\n')
     assert stranger.recv(10) == b""  # hung up on
     stranger.close()
-    with pytest.raises(OSError, match="refused"), socket.create_server(("localhost", 0)) as gone:
-        port = gone.getsockname()[1]
-        gone.close()
-        Peers.of_other(("localhost", port), "token", "name", "first", party.told[0].put)
     assert all(told.empty() for told in party.told)
+
+
+def test_a_port_that_nobody_listens_on_is_an_error():
+    with socket.create_server(("localhost", 0)) as gone:
+        address = ("localhost", gone.getsockname()[1])
+    with pytest.raises(OSError, match="refused"):
+        Peers.of_other(address, "token", "name", "first", lambda sentence: None)
