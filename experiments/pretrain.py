@@ -38,13 +38,12 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
     device_mesh = make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
     num_parts, share = num_batch_shards(device_mesh) * config.num_microbatches, host_share(device_mesh)
-    packing = cli.build(PackingConfig, config)
     picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
     with hosts.first_alone():
         embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
     reading = dict(batch_size=config.batch_size, seed=config.seed)
     source = data_config.open(config.train_split)
-    rows = packed(source, packing, num_parts=num_parts, host_count=share["host_count"])
+    rows = packed(source, cli.build(PackingConfig, config), num_parts=num_parts, host_count=share["host_count"])
     training_data = Dataset(rows, shuffle=True, **reading, **share)
     held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading, **share)
     pretraining.check_fit(model_config, source, config.text_length, config.num_microbatches)

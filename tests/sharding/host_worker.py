@@ -37,6 +37,7 @@ class Rows:
     mesh: MeshConfig
     steps: range | None = None
     before: Callable[[int], None] = lambda step: None
+    cut: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda batch: batch
 
     def iterate(self, first_step: int, *, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
         del workers
@@ -46,7 +47,7 @@ class Rows:
             batch = self.make(step)
             rows = len(batch["example_mask"]) // share["host_count"]
             mine = slice(share["host_index"] * rows, (share["host_index"] + 1) * rows)
-            yield {name: value[mine] for name, value in batch.items()}
+            yield self.cut({name: value[mine] for name, value in batch.items()})
 
 
 def train_toy(settings: Mapping[str, Any], before: Callable[[int], None]) -> None:
@@ -61,12 +62,19 @@ def train_toy(settings: Mapping[str, Any], before: Callable[[int], None]) -> Non
     print(json.dumps({"interrupted": result.interrupted, "step": int(result.state.step), "total": total}))
 
 
+def cut_slots(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As short as the fullest row of this host: others may have longer ones, as where pairs share rows."""
+    slots = batch["token_label_mask"].sum(axis=1).max()
+    cut = ("masked_positions", "token_labels", "token_label_mask")
+    return {name: value[:, :slots] if name in cut else value for name, value in batch.items()}
+
+
 def train_vilbert(settings: Mapping[str, Any], before: Callable[[int], None]) -> None:
     stream = dataclasses.replace(tiny_pretraining.STREAM, num_layers=1)  # half the time to compile
     layers = {"text": stream, "regions": stream, "text_co_layers": (0,), "region_co_layers": (0,)}
     model = ViLBERTForPretraining(dataclasses.replace(tiny_pretraining.CONFIG, **layers))
     config = dataclasses.replace(toy.CONFIG, total_steps=settings["steps"], eval_every=10**6, checkpoint_every=10**6)
-    batches = Rows(lambda step: tiny_pretraining.make_batch(seed=step), MESHES["vilbert"], before=before)
+    batches = Rows(lambda step: tiny_pretraining.make_batch(seed=step), MESHES["vilbert"], before=before, cut=cut_slots)
     toy.run(
         settings["workdir"], config, mesh=MESHES["vilbert"], dataset=batches, evaluations={},
         init_params=lambda key: init_params(model, key), loss_fn=pretraining.make_loss_fn(model, "all"),

@@ -30,7 +30,7 @@ from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.program import make_program
 from vilbert_jax.training.state import Params, TrainState, adopt
 from vilbert_jax.training.step import LossFn
-from vilbert_jax.training.stopping import StopVote
+from vilbert_jax.training.votes import StopVote, same_sizes
 from vilbert_jax.training.workdir import only_run_in, write_notes
 
 
@@ -156,7 +156,8 @@ def train(
                 active=jax.process_index() == 0,
             )
         )
-        batches = stack.enter_context(closing(dataset.iterate(first_step, workers=config.num_workers)))
+        read = stack.enter_context(closing(dataset.iterate(first_step, workers=config.num_workers)))
+        batches = same_sizes(read, device_mesh)
 
         def evaluate_all(step: int, params: Params) -> bool:
             """Whether patience has run out."""
