@@ -2,6 +2,7 @@
 
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from vilbert_jax.sharding import (
     MESH_AXES,
     PARAM_AXES,
     MeshConfig,
+    host_share,
     make_mesh,
     num_batch_shards,
     param_spec,
@@ -228,3 +230,35 @@ def test_every_parameter_of_the_models_fits_a_row(options):
             for tree in (jax.tree.map(lambda x: x.shape, shapes), shards)
         )
         assert on_one_device < 0.3 * whole  # 0.25 is all of them split by fsdp and by tensor
+
+
+def pod(owners, **axes):
+    """A mesh of devices of which only the host is known."""
+    devices = np.array([types.SimpleNamespace(process_index=owner) for owner in owners])
+    shape = {"data": 1, "fsdp": 1, "tensor": 1, **axes}
+    return types.SimpleNamespace(devices=devices.reshape(tuple(shape.values())), shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("owners", "axes", "host_index"),
+    [
+        ([0, 0, 1, 1], {"data": 4}, 1),
+        ([1, 1, 0, 0], {"data": 2, "fsdp": 2}, 0),  # a pod whose second host stands first
+        ([2, 2, 1, 1, 0, 0], {"data": 3, "tensor": 2}, 1),
+    ],
+)
+def test_a_host_reads_the_rows_that_its_devices_hold(monkeypatch, owners, axes, host_index):
+    monkeypatch.setattr(jax, "process_count", lambda: len(set(owners)))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert host_share(pod(owners, **axes)) == {"host_index": host_index, "host_count": len(set(owners))}
+
+
+@pytest.mark.parametrize(
+    ("owners", "axes"),
+    [([0, 1, 0, 1], {"data": 4}), ([0, 1, 1, 0], {"data": 4}), ([0, 1, 0, 1], {"data": 2, "tensor": 2})],
+)
+def test_hosts_without_a_block_of_rows_are_refused(monkeypatch, owners, axes):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(InputError, match="do not hold one block of each batch's rows"):
+        host_share(pod(owners, **axes))
