@@ -75,7 +75,9 @@ def get_config(data: str = "conceptual_captions") -> ConfigDict:
     # --- optimisation
     config.optimizer = ConfigDict(dataclasses.asdict(OptimizerConfig(learning_rate=1e-4)))
     config.total_steps = 61_000
-    config.num_microbatches = 1
+    config.num_microbatches = 1  # parts a batch is worked through in: the same numbers in less memory
+    config.param_dtype = "float32"  # or, with model.dtype = "bfloat16", "bfloat16": docs/precision.md
+    config.remat = "none"  # "light" and "full" compute more and keep less: docs/precision.md
     config.seed = 0
 
     # --- where and how often

@@ -66,6 +66,8 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict(dataclasses.asdict(optimizer))
     config.total_steps = 1
     config.num_microbatches = 1
+    config.param_dtype = "float32"
+    config.remat = "none"
     config.seed = 0
 
     # --- where and how often

@@ -44,14 +44,14 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     for labelled in (training_data.source, source):
         if isinstance(labelled, tasks.CanLackLabels):
             labelled.require_labels()
-
     outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
     init_config, model_config, opened = starting_point(init_config, model_config, task.heads, outputs, workdir)
+    training_config.check_precision(model_config.dtype)
     tasks.check_fit(model_config, task, examples)
-    model = vj.ViLBERTForTasks(model_config, task.heads)
+    model = vj.ViLBERTForTasks(model_config, task.heads, training_config.remat)
     known: dict[str, Any] = {"opened": opened, "outputs": outputs, "outputs_stated": bool(config.get("answer_labels"))}
     initial_params = prepare_init(init_config, model, workdir, examples.tokenizer, examples.contract, **known)
-    predict_fn, score_fn = tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source)
+    evaluation = PredictionEvaluation(tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source), held_out)
     result = train(
         training_config,
         workdir=workdir,
@@ -59,7 +59,7 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         loss_fn=tasks.make_loss_fn(task, model),
         loss_weights={tasks.LOSS: 1.0},
         dataset=training_data,
-        evaluations={"validation": PredictionEvaluation(predict_fn, score_fn, held_out)},
+        evaluations={"validation": evaluation},
         selection=Selection("validation", task.metric),
         identity=tasks.identity(model_config, task, examples, outputs, config.init_from),
         initial_params=initial_params,

@@ -46,9 +46,10 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     rows = packed(source, cli.build(PackingConfig, config), num_parts=num_parts, host_count=share["host_count"])
     training_data = Dataset(rows, shuffle=True, **reading, **share)
     held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading, **share)
+    training_config.check_precision(model_config.dtype)
     pretraining.check_fit(model_config, source, config.text_length, config.num_microbatches)
 
-    model = vj.ViLBERTForPretraining(model_config)
+    model = vj.ViLBERTForPretraining(model_config, training_config.remat)
     result = train(
         training_config,
         workdir=workdir,

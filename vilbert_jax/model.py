@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
-from vilbert_jax.nn.dense import dense
+from vilbert_jax.nn.dense import dense, logits_layer
 from vilbert_jax.nn.embeddings import RegionEmbeddings, TextEmbeddings
 from vilbert_jax.nn.encoder import TwoStreamEncoder
 from vilbert_jax.nn.heads import (
@@ -29,6 +29,7 @@ from vilbert_jax.nn.heads import (
     head_dropout,
 )
 from vilbert_jax.nn.packing import Masks, Places, firsts, key_masks, pair_masks, pairs_of, to_rows
+from vilbert_jax.nn.remat import Remat
 from vilbert_jax.nn.single_stream import SingleStreamEncoder
 
 HEADS = (
@@ -97,16 +98,17 @@ class Trunk(nn.Module):
     """Embeddings, two-stream encoder and poolers: everything but the heads."""
 
     config: ViLBERTConfig
+    remat: Remat = "none"
 
     def setup(self) -> None:
         """Declares the parts; the token head reads the word table through ``text_embeddings``."""
         self.text_embeddings = TextEmbeddings(self.config)
         self.region_embeddings = RegionEmbeddings(self.config)
         if self.config.num_streams == 1:
-            self.encoder = SingleStreamEncoder(self.config)
+            self.encoder = SingleStreamEncoder(self.config, self.remat)
             self.pooler = dense(self.config.pair_width, self.config, name="pooler")
         else:
-            self.encoder = TwoStreamEncoder(self.config)
+            self.encoder = TwoStreamEncoder(self.config, self.remat)
             self.text_pooler = dense(self.config.pair_width, self.config, name="text_pooler")
             self.region_pooler = dense(self.config.pair_width, self.config, name="region_pooler")
 
@@ -190,7 +192,8 @@ class Trunk(nn.Module):
         self._check_length(token_ids.shape[1])
         positions = jnp.arange(token_ids.shape[1])[None]
         text = self.text_embeddings(token_ids, token_types, task_id, positions, deterministic=deterministic)
-        return self.encoder.begin_text(text, text_mask[:, None], deterministic=deterministic), text_mask
+        text = self.encoder.begin_text(text, text_mask[:, None], deterministic=deterministic)
+        return text, text_mask
 
     def begin_regions(
         self,
@@ -213,9 +216,15 @@ class Trunk(nn.Module):
 
 
 class ViLBERTForPretraining(nn.Module):
-    """ViLBERT with its three pre-training heads (paper section 2.2; ``BertForMultiModalPreTraining``)."""
+    """ViLBERT with its three pre-training heads (paper section 2.2; ``BertForMultiModalPreTraining``).
+
+    Attributes:
+        config: the model.
+        remat: what a gradient keeps (``nn/remat.py``); no part of what the model is.
+    """
 
     config: ViLBERTConfig
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -240,7 +249,7 @@ class ViLBERTForPretraining(nn.Module):
             Logits of the three heads; among all regions there is a row for the global one too, which no loss reads.
         """
         config = self.config
-        trunk = Trunk(config, name="trunk")
+        trunk = Trunk(config, self.remat, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
         text, regions = encoded.text, encoded.regions
         if masked_positions is not None:
@@ -253,7 +262,7 @@ class ViLBERTForPretraining(nn.Module):
         return PretrainingOutput(
             token_logits=TokenHead(config, name="token_head")(text, trunk.text_embeddings.word_embeddings),
             region_logits=RegionHead(config, name="region_head")(regions),
-            alignment_logits=dense(2, config, name="alignment_head")(pair),
+            alignment_logits=logits_layer(2, config, name="alignment_head")(pair),
             encoded=encoded,
         )
 
@@ -267,10 +276,12 @@ class ViLBERTForTasks(nn.Module):
             [B/2, 2] (NLVR2: rows 2k and 2k+1 are the two pictures of one statement), ``entailment`` [B, 3],
             ``grounding`` [B, R] (one logit a region), ``token_score`` [B, T], and the pre-training heads ``tokens``
             [B, T, V], ``regions`` [B, R, C], ``alignment`` [B, 2].
+        remat: as of ``ViLBERTForPretraining``.
     """
 
     config: ViLBERTConfig
     heads: tuple[str, ...]
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> TaskOutput:
@@ -285,7 +296,7 @@ class ViLBERTForTasks(nn.Module):
             raise InputError(f"heads {list(self.heads)}: unknown {unknown}; choose from {', '.join(HEADS)}.")
         if isinstance(inputs, Inputs) and inputs.places is not None:
             raise InputError("the heads of tasks read pairs one to a row: give no Inputs.places.")
-        trunk = Trunk(config, name="trunk")
+        trunk = Trunk(config, self.remat, name="trunk")
         encoded = trunk(inputs, deterministic=deterministic)
         pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)
         region_mask = jnp.asarray(inputs.region_mask)
@@ -300,24 +311,24 @@ class ViLBERTForTasks(nn.Module):
                 case "gqa":
                     return AnswerHead(config, config.num_gqa_answers, name="gqa_head")(pair)
                 case "choice":
-                    return dense(1, config, name="choice_head")(pair)[:, 0]
+                    return logits_layer(1, config, name="choice_head")(pair)[:, 0]
                 case "binary":
                     return AnswerHead(config, 2, name="binary_head")(_pair_rows(pair))
                 case "entailment":
-                    return dense(3, config, name="entailment_head")(pair)
+                    return logits_layer(3, config, name="entailment_head")(pair)
                 case "grounding":
                     regions = head_dropout(encoded.regions, deterministic=deterministic)
-                    return grounding_logits(dense(1, config, name="grounding_head")(regions), region_mask)
+                    return grounding_logits(logits_layer(1, config, name="grounding_head")(regions), region_mask)
                 case "token_score":
                     text = head_dropout(encoded.text, deterministic=deterministic)
-                    return dense(1, config, name="token_score_head")(text)[..., 0]
+                    return logits_layer(1, config, name="token_score_head")(text)[..., 0]
                 case "tokens":
                     table = trunk.text_embeddings.word_embeddings
                     return TokenHead(config, name="token_head")(encoded.text, table)
                 case "regions":
                     return RegionHead(config, name="region_head")(encoded.regions)
                 case _:
-                    return dense(2, config, name="alignment_head")(pair)
+                    return logits_layer(2, config, name="alignment_head")(pair)
 
         return TaskOutput(logits={head: logits(head) for head in self.heads}, encoded=encoded)
 

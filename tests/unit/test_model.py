@@ -238,7 +238,8 @@ def test_half_precision_stays_near_and_keeps_float32_parameters():
     params = initialise(half, inputs)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     a, b = (m.apply({"params": params}, inputs, deterministic=True) for m in (half, full))
-    assert a.token_logits.dtype == jnp.bfloat16
+    assert a.encoded.text.dtype == a.encoded.text_pooled.dtype == jnp.bfloat16
+    assert a.token_logits.dtype == a.region_logits.dtype == a.alignment_logits.dtype == jnp.float32
     np.testing.assert_allclose(a.encoded.text.astype(np.float32), b.encoded.text, atol=0.1)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.dense import dense
 from vilbert_jax.nn.dropout import Dropout
+from vilbert_jax.nn.products import product, wide
 
 
 def attend(
@@ -29,11 +30,11 @@ def attend(
     Scores and softmax are float32 even when the inputs are bfloat16: rounded scores cost three times the error. Masked
     keys get the lowest finite score, which for any query that sees a key is exactly the released additive -10000.
     """
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("BLNH,BSNH->BNLS", query, key, preferred_element_type=dtype) / query.shape[-1] ** 0.5
+    dtype = wide(query.dtype)
+    scores = product("BLNH,BSNH->BNLS", query, key, dtype) / query.shape[-1] ** 0.5
     scores = jnp.where(attention_mask[:, None], scores, jnp.finfo(dtype).min)
     probs = dropout(jax.nn.softmax(scores))
-    return jnp.einsum("BNLS,BSNH->BLNH", probs.astype(value.dtype), value), probs
+    return product("BNLS,BSNH->BLNH", probs.astype(value.dtype), value, value.dtype), probs
 
 
 class MultiHeadAttention(nn.Module):

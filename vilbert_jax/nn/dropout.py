@@ -2,7 +2,7 @@
 
 ``flax.linen.Dropout`` draws 32 random bits an element with threefry, which on a CPU takes a tenth of a training step.
 Here two rounds of an integer hash of (element, key) decide; XLA fuses them with the multiplication, and a mask depends
-on shape and key alone, not on how the array is spread over devices.
+on shape and key alone, not on how the array is spread over devices or cut into micro-batches.
 """
 
 import math
@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
+
+from vilbert_jax.nn.part_keys import index_in_whole
+from vilbert_jax.nn.products import wide
 
 
 class Dropout(nn.Module):
@@ -29,7 +32,8 @@ class Dropout(nn.Module):
             return x
         bits = hashed_bits(self.make_rng("dropout"), x.shape)
         kept = bits >= jnp.uint32(round(self.rate * 2**32))
-        return jnp.where(kept, x / (1 - self.rate), 0)
+        scaled = x.astype(wide(x.dtype)) / (1 - self.rate)  # 0.9 in bfloat16 would make everything 0.2 % too large
+        return jnp.where(kept, scaled, 0).astype(x.dtype)
 
 
 def hashed_bits(key: Array, shape: tuple[int, ...]) -> Array:
@@ -38,11 +42,12 @@ def hashed_bits(key: Array, shape: tuple[int, ...]) -> Array:
     Two rounds of C. Wellons' ``lowbias32``, the two words of the key added before each: one flipped bit of element or
     key flips every bit of the result with probability 1/2 to within about 1e-3. Not for cryptography.
     """
-    first, second = jax.random.key_data(key).reshape(-1)[-2:]
+    first, second = jax.random.key_data(key).reshape(-1)[:2]
     x = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :]) % 2**32
-        x += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        index = index_in_whole(key, shape[0]) if axis == 0 else jnp.arange(shape[axis], dtype=jnp.uint32)
+        x += jax.lax.broadcast_in_dim(index * jnp.uint32(stride), shape, (axis,))
     return _mixed(_mixed(x + first) + second)
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
-from vilbert_jax.nn.dense import dense, layer_norm
+from vilbert_jax.nn.dense import dense, exact_dense, layer_norm
 from vilbert_jax.nn.dropout import Dropout
+from vilbert_jax.nn.products import wide
 
 PADDING_ID = 0
 _REGION_TYPE = 1
@@ -35,7 +36,7 @@ class TextEmbeddings(nn.Module):
 
         def table(rows: int) -> nn.Embed:
             init = nn.initializers.normal(config.initializer_range)
-            return nn.Embed(rows, config.text.width, dtype=config.dtype, embedding_init=init)
+            return nn.Embed(rows, config.text.width, dtype=wide(config.dtype), embedding_init=init)
 
         self.word_embeddings = table(config.vocab_size)
         self.position_embeddings = table(config.max_text_length)
@@ -98,11 +99,12 @@ class RegionEmbeddings(nn.Module):
                 "were they made by another detector?"
             )
         config, width = self.config, self.config.region_width
-        x = dense(width, config, name="features")(features) + dense(width, config, name="boxes")(boxes)
+        x = dense(width, config, name="features")(features) + exact_dense(width, config, name="boxes")(boxes)
         if config.num_streams == 1:
             init = nn.initializers.normal(config.initializer_range)
+            dtype = wide(config.dtype)
             types = nn.Embed(
-                config.num_token_types, width, dtype=config.dtype, embedding_init=init, name="token_type_embeddings"
+                config.num_token_types, width, dtype=dtype, embedding_init=init, name="token_type_embeddings"
             )
             x += types(jnp.array([[_REGION_TYPE]]))  # [1,1,Dv]
         x = layer_norm(self.config, name="norm")(x)

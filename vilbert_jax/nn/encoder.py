@@ -4,6 +4,7 @@ B batch, T text length, R regions, Dt and Dv widths of the streams.
 """
 
 import itertools
+from typing import Any
 
 from flax import linen as nn
 from jax import Array
@@ -13,6 +14,7 @@ from vilbert_jax.config import LayerKind, ViLBERTConfig
 from vilbert_jax.nn.coattention import CoAttentionLayer
 from vilbert_jax.nn.layers import TransformerLayer
 from vilbert_jax.nn.packing import Masks
+from vilbert_jax.nn.remat import Remat, run_layer
 
 
 class TwoStreamEncoder(nn.Module):
@@ -23,6 +25,7 @@ class TwoStreamEncoder(nn.Module):
     """
 
     config: ViLBERTConfig
+    remat: Remat = "none"
 
     def setup(self) -> None:
         """Declares the layers; flax names them after the list and the position: ``text_layer_0``."""
@@ -38,7 +41,7 @@ class TwoStreamEncoder(nn.Module):
         """Text layers before the first co-attention layer; all of them in a model without co-attention."""
         for kind, i in self._begin():
             if kind == "text":
-                text = self.text_layer[i](text, text_mask, deterministic=deterministic)
+                text = self._run(self.text_layer[i], text, text_mask, deterministic=deterministic)
         return text
 
     def begin_regions(
@@ -47,7 +50,7 @@ class TwoStreamEncoder(nn.Module):
         """Region layers before the first co-attention layer; all of them in a model without co-attention."""
         for kind, i in self._begin():
             if kind == "region":
-                regions = self.region_layer[i](regions, region_mask, deterministic=deterministic)
+                regions = self._run(self.region_layer[i], regions, region_mask, deterministic=deterministic)
         return regions
 
     def finish(
@@ -61,12 +64,15 @@ class TwoStreamEncoder(nn.Module):
         """The first co-attention layer and everything behind it; nothing in a model without co-attention."""
         for kind, i in list(self.config.schedule())[len(self._begin()) :]:
             if kind == "co":
-                text, regions = self.co_layer[i](text, regions, masks, deterministic=deterministic)
+                text, regions = self._run(self.co_layer[i], text, regions, masks, deterministic=deterministic)
             elif kind == "text":
-                text = self.text_layer[i](text, masks.text, deterministic=deterministic)
+                text = self._run(self.text_layer[i], text, masks.text, deterministic=deterministic)
             else:
-                regions = self.region_layer[i](regions, masks.regions, deterministic=deterministic)
+                regions = self._run(self.region_layer[i], regions, masks.regions, deterministic=deterministic)
         return text, regions
+
+    def _run(self, layer: nn.Module, *args: Any, deterministic: bool) -> Any:
+        return run_layer(layer, *args, remat=self.remat, deterministic=deterministic)
 
     def _begin(self) -> list[tuple[LayerKind, int]]:
         """The schedule up to the first co-attention layer."""

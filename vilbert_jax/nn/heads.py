@@ -9,8 +9,9 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from vilbert_jax.config import ViLBERTConfig
-from vilbert_jax.nn.dense import ACTIVATIONS, dense, layer_norm
+from vilbert_jax.nn.dense import ACTIVATIONS, dense, layer_norm, logits_layer
 from vilbert_jax.nn.dropout import Dropout
+from vilbert_jax.nn.products import product, wide
 
 HEAD_DROPOUT_RATE = 0.1  # hard-coded in the released code, as are the next two
 WEIGHT_NORM_DROPOUT_RATE = 0.5
@@ -37,7 +38,7 @@ class TokenHead(nn.Module):
     def __call__(self, text: Float[Array, "B S D"], word_embeddings: nn.Embed) -> Float[Array, "B S V"]:
         """Returns vocabulary logits for every given position."""
         bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
-        logits = word_embeddings.attend(_transform(text, self.config))
+        logits = product("D,VD->V", _transform(text, self.config), word_embeddings.embedding, wide(self.config.dtype))
         return logits + jnp.broadcast_to(bias, logits.shape).astype(logits.dtype)
 
 
@@ -49,7 +50,7 @@ class RegionHead(nn.Module):
     @nn.compact
     def __call__(self, regions: Float[Array, "B S D"]) -> Float[Array, "B S C"]:
         """Returns one row a region, the global one included."""
-        return dense(self.config.region_target_dim, self.config, name="logits")(_transform(regions, self.config))
+        return logits_layer(self.config.region_target_dim, self.config, name="logits")(_transform(regions, self.config))
 
 
 class AnswerHead(nn.Module):
@@ -63,7 +64,7 @@ class AnswerHead(nn.Module):
         """Returns the logits."""
         hidden = ACTIVATIONS["gelu"](dense(2 * self.config.pair_width, self.config, name="hidden")(fused))
         hidden = layer_norm(self.config, name="hidden_norm")(hidden)
-        return dense(self.num_outputs, self.config, name="logits")(hidden)
+        return logits_layer(self.num_outputs, self.config, name="logits")(hidden)
 
 
 class WeightNormAnswerHead(nn.Module):
@@ -88,14 +89,16 @@ class WeightNormDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B K"]:
-        """Returns ``x @ kernel + bias`` with the normalised kernel."""
+        """Returns ``x @ kernel + bias`` with the normalised kernel, in float32 or better."""
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         gain = self.param("gain", lambda _: jnp.linalg.norm(kernel))  # starts as an ordinary linear layer
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        dtype = self.config.dtype
-        normalised = (gain / jnp.linalg.norm(kernel) * kernel).astype(dtype)
-        return x.astype(dtype) @ normalised + bias.astype(dtype)[None]
+        kernel = kernel.astype(wide(kernel.dtype))  # the norm is a sum over the whole matrix
+        normalised = gain / jnp.linalg.norm(kernel) * kernel
+        output_dtype = wide(self.config.dtype)
+        y = product("I,IO->O", x.astype(self.config.dtype), normalised.astype(output_dtype), output_dtype)
+        return y + bias.astype(output_dtype)[None]
 
 
 def grounding_logits(logits: Float[Array, "B S 1"], region_mask: Bool[Array, "B S"]) -> Float[Array, "B S"]:

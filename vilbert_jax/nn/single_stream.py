@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.layers import TransformerLayer
 from vilbert_jax.nn.packing import Masks
+from vilbert_jax.nn.remat import Remat, run_layer
 
 
 class SingleStreamEncoder(nn.Module):
@@ -21,6 +22,7 @@ class SingleStreamEncoder(nn.Module):
     """
 
     config: ViLBERTConfig
+    remat: Remat = "none"
 
     def setup(self) -> None:
         """Declares the layers, ``layer_0`` and so on."""
@@ -53,5 +55,5 @@ class SingleStreamEncoder(nn.Module):
         of_regions = jnp.concatenate([masks.regions_over_text, masks.regions], axis=-1)  # [B,R or 1,T+R]
         mask = of_text if of_text.shape[1] == 1 else jnp.concatenate([of_text, of_regions], axis=1)
         for layer in self.layer:
-            x = layer(x, mask, deterministic=deterministic)
+            x = run_layer(layer, x, mask, remat=self.remat, deterministic=deterministic)
         return x[:, :length], x[:, length:]

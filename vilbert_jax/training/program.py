@@ -51,7 +51,7 @@ def make_program(
     """Builds the functions of a run; nothing is compiled and no array is made before they are called.
 
     Args:
-        config: seed, total_steps, batch_size and num_microbatches count.
+        config: seed, total_steps, batch_size, num_microbatches and param_dtype count.
         init_params: key -> parameters; traced.
         loss_fn: ``(params, batch, dropout key)`` -> named sums.
         loss_weights: factor of each loss in the objective.
@@ -85,6 +85,7 @@ def make_program(
         loss_weights=loss_weights,
         learning_rate=make_schedule(optimizer, config.total_steps),
         num_microbatches=config.num_microbatches,
+        param_dtype=config.param_dtype,
     )
     return TrainProgram(
         device_mesh,

@@ -16,9 +16,11 @@ from jaxtyping import Array
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum, mean
+from vilbert_jax.nn.part_keys import part_keys
 from vilbert_jax.sharding import BATCH_AXES, batch_sharding, put_batch
 from vilbert_jax.training.batches import Batch
 from vilbert_jax.training.optimizer import Schedule
+from vilbert_jax.training.precision import ParamDType, widened, working_copies
 from vilbert_jax.training.state import Params, TrainState
 
 Sums = dict[str, WeightedSum]
@@ -34,10 +36,11 @@ def make_train_step(
     loss_weights: Mapping[str, float],
     learning_rate: Schedule,
     num_microbatches: int = 1,
+    param_dtype: ParamDType = "float32",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns the pure function ``(state, batch) -> (state, metrics)``.
 
-    Dropout is a function of ``key`` and the step, so that a resumed run repeats it.
+    Dropout is a function of ``key``, the step and the row: a resumed run repeats it, and so do other micro-batches.
 
     Args:
         loss_fn: see the module.
@@ -47,6 +50,8 @@ def make_train_step(
         learning_rate: only reported; ``tx`` has its own.
         num_microbatches: parts that the batch is worked through in. The gradient is that of the whole batch, the memory
             that of one part; ``loss_fn`` must then treat rows independently of each other.
+        param_dtype: of the copies of the parameters that ``loss_fn`` gets, and of the gradients before they are added
+            up over micro-batches.
 
     Returns:
         A step whose metrics are ``loss``, every mean by the name ``loss_fn`` gave it, ``grad_norm`` (before clipping),
@@ -58,12 +63,14 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(key, state.step)
+        copies = working_copies(state.params, param_dtype)
         if num_microbatches == 1:
-            grads, sums = _gradient(loss_fn, state.params, batch, step_key, loss_weights=loss_weights)
+            grads, sums = _gradient(loss_fn, copies, batch, step_key, loss_weights=loss_weights)
         else:
             grads, sums = _accumulated_gradient(
-                loss_fn, state.params, _split(batch, num_microbatches), step_key, loss_weights
+                loss_fn, copies, _split(batch, num_microbatches), step_key, loss_weights
             )
+        grads = widened(grads, state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: mean(total) for name, total in sums.items()}
@@ -151,8 +158,7 @@ def _accumulated_gradient(
     A mean over the whole batch needs the whole batch's weights before the first part's gradient. They depend on the
     labels only, so XLA drops everything else of the first pass.
     """
-    num_parts = jax.tree.leaves(parts)[0].shape[0]
-    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(num_parts))
+    keys = part_keys(key, *jax.tree.leaves(parts)[0].shape[:2])
 
     def weigh(carry, part):
         return carry, {name: total.weight for name, total in loss_fn(params, *part).items()}
@@ -166,7 +172,7 @@ def _accumulated_gradient(
 
     one_part = jax.tree.map(lambda x: x[0], (parts, keys))
     shapes = jax.eval_shape(lambda part: _gradient(loss_fn, params, *part, loss_weights=loss_weights), one_part)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes)
     return jax.lax.scan(accumulate, zeros, (parts, keys))[0]
 
 
