@@ -31,6 +31,7 @@ from vilbert_jax.nn.heads import (
 from vilbert_jax.nn.packing import Masks, Places, firsts, key_masks, pair_masks, pairs_of, to_rows
 from vilbert_jax.nn.remat import Remat
 from vilbert_jax.nn.single_stream import SingleStreamEncoder
+from vilbert_jax.sharding import spread_rows
 
 HEADS = (
     "vqa", "gqa", "choice", "binary", "entailment", "grounding", "token_score", "tokens", "regions", "alignment",
@@ -169,7 +170,7 @@ class Trunk(nn.Module):
             to_rows(inputs.region_boxes, places.regions),
             deterministic=deterministic,
         )
-        text = self.encoder.begin_text(text, masks.text, deterministic=deterministic)
+        text = self.encoder.begin_text(spread_rows(text), masks.text, deterministic=deterministic)
         return text, self.encoder.begin_regions(regions, masks.regions, deterministic=deterministic), masks
 
     def _check_length(self, length: int) -> None:
@@ -192,7 +193,7 @@ class Trunk(nn.Module):
         self._check_length(token_ids.shape[1])
         positions = jnp.arange(token_ids.shape[1])[None]
         text = self.text_embeddings(token_ids, token_types, task_id, positions, deterministic=deterministic)
-        text = self.encoder.begin_text(text, text_mask[:, None], deterministic=deterministic)
+        text = self.encoder.begin_text(spread_rows(text), text_mask[:, None], deterministic=deterministic)
         return text, text_mask
 
     def begin_regions(

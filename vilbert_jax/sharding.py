@@ -144,6 +144,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P(BATCH_AXES))
 
 
+def spread_rows(x: jax.Array) -> jax.Array:
+    """``x`` with its rows over the batch axes of the mesh in use; as it is without one, or if they do not divide.
+
+    For what is looked up in a table split over ``fsdp``: left to itself, XLA keeps the columns split like the table's,
+    and from there on every device works on all rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not {*BATCH_AXES} <= {*mesh.axis_names} or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P(BATCH_AXES))
+
+
 def num_batch_shards(mesh: Mesh) -> int:
     """Parts that the rows of a batch are split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
