@@ -41,8 +41,8 @@ torch: $(VENV)/.dev  ## adds torch to the environment: `make test` then compares
 test-beam: $(VENV)/beam/.dev  ## data sets built on Apache Beam, in an environment of their own: it holds packages at older versions
 	$(VENV)/beam/bin/python -m pytest -n auto tests/builders/test_beam.py
 
-bench: $(VENV)/.runtime  ## timings of benchmarks/README.md, on this machine
-	$(BIN)/python benchmarks/train_step.py
+bench: $(VENV)/.runtime  ## timings of benchmarks/README.md, on this machine: under ten minutes on 4 cores; with PyTorch after `make torch`
+	$(BIN)/python benchmarks/cpu.py
 
 clean:  ## removes what make made; runs/ and data sets stay
 	rm -rf $(VENV) .cache

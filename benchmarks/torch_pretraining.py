@@ -10,7 +10,7 @@ facebookresearch/vilbert-multi-task.
 # torch is optional, and types are checked without it.
 # pyright: reportMissingImports=false
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch_vilbert import Batch
 from vilbert_jax.config import ViLBERTConfig
 
 NO_LABEL = -1
+LossFn = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 
 def prepare(batch: Mapping[str, Any], config: ViLBERTConfig, masked_losses_on: Literal["all", "aligned"]) -> Batch:
@@ -90,9 +91,18 @@ def make_optimizer(model: nn.Module, learning_rate: float = 1e-4) -> torch.optim
     return torch.optim.AdamW(groups, learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
-    """One update on the sum of the losses, gradients clipped to a norm of 1; returns the losses before it."""
-    losses = pretraining_loss(model, batch)
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss: LossFn = pretraining_loss
+) -> dict[str, Tensor]:
+    """One update on the sum of the losses, gradients clipped to a norm of 1; returns the losses before it.
+
+    Args:
+        model: in training mode.
+        optimizer: of its parameters.
+        batch: from ``prepare``.
+        loss: or a compiled one.
+    """
+    losses = loss(model, batch)
     torch.stack([*losses.values()]).sum().backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
