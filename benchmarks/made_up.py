@@ -7,11 +7,13 @@ from tfds_builders.scenes import vocabulary
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data import PretrainingDataConfig
 from vilbert_jax.data.feature_contract import FeatureContract
+from vilbert_jax.data.packing import packed
 from vilbert_jax.data.pipeline import Dataset
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.data.text import load_tokenizer
 
+PAIRS_PER_GROUP = 64  # arranged together
 _CLASSES_KEPT = 32  # as stores keep them
 _WIDTH, _HEIGHT = 640, 480
 
@@ -65,6 +67,7 @@ def padded_batch(source: PretrainingSource, batch_size: int) -> dict[str, np.nda
     return Dataset(source, batch_size=batch_size, seed=0, shuffle=True)[0]
 
 
-def training_batch(source: PretrainingSource, batch_size: int) -> dict[str, np.ndarray]:
-    """The same batch as training reads it."""
-    return padded_batch(source, batch_size)
+def training_batch(source: PretrainingSource, batch_size: int, pairs_per_row: int) -> dict[str, np.ndarray]:
+    """The same pairs as training reads them, several to a row."""
+    rows = packed(source, pairs_per_row=pairs_per_row, pairs_per_group=PAIRS_PER_GROUP, batch_size=batch_size)
+    return Dataset(rows, batch_size=batch_size, seed=0, shuffle=True)[0]
