@@ -28,7 +28,17 @@ from vilbert_jax.nn.heads import (
     grounding_logits,
     head_dropout,
 )
-from vilbert_jax.nn.packing import Masks, Places, firsts, key_masks, pair_masks, pairs_of, to_rows
+from vilbert_jax.nn.packing import (
+    Firsts,
+    Masks,
+    Places,
+    at_places,
+    first_places,
+    key_masks,
+    pair_masks,
+    pairs_of,
+    to_rows,
+)
 from vilbert_jax.nn.remat import Remat
 from vilbert_jax.nn.single_stream import SingleStreamEncoder
 from vilbert_jax.sharding import spread_rows
@@ -58,13 +68,15 @@ class Inputs(NamedTuple):
 class Begun(NamedTuple):
     """Both streams before their first exchange, in place of ``Inputs``; with task tokens the text is one longer.
 
-    ``Trunk.begin_text`` and ``Trunk.begin_regions`` make the two halves, each without knowing the other.
+    ``Trunk.begin_text`` and ``Trunk.begin_regions`` make the two halves, each without knowing the other. With
+    ``places`` the states are those of rows that pairs share (``nn.packing.to_rows``), and masks are not read.
     """
 
-    text: Float[Array, "B T Dt"]
+    text: Float[Array, "G Lt Dt"]
     text_mask: Bool[Array, "B T"]
-    regions: Float[Array, "B R Dv"]
+    regions: Float[Array, "G Lr Dv"]
     region_mask: Bool[Array, "B R"]
+    places: Places | None = None
 
 
 class Encoded(NamedTuple):
@@ -113,23 +125,23 @@ class Trunk(nn.Module):
             self.text_pooler = dense(self.config.pair_width, self.config, name="text_pooler")
             self.region_pooler = dense(self.config.pair_width, self.config, name="region_pooler")
 
-    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> Encoded:
+    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool, pooled_only: bool = False) -> Encoded:
         """Returns the states and pooled vectors: relu (not BERT's tanh) of [CLS] and of the global region.
 
-        With one stream the pooler is BERT's: tanh, of [CLS] alone.
+        With one stream the pooler is BERT's: tanh, of [CLS] alone. With ``pooled_only`` the states returned are those
+        of [CLS] and of the global region alone, [G, P, D] of the P pairs of a row: the last layers compute no others.
         """
         if self.config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError("dtype float64 needs jax_enable_x64; without it JAX would compute in float32 silently.")
         inputs = jax.tree.map(jnp.asarray, inputs)  # numpy arrays are welcome
-        places = inputs.places if isinstance(inputs, Inputs) else None
         text, regions, masks = self._begin(inputs, deterministic=deterministic)
-        text, regions = self.encoder.finish(text, regions, masks, deterministic=deterministic)
-        if isinstance(inputs, Begun) or places is None:
-            cls, whole = text[:, 0], regions[:, 0]
-        else:
-            (num_pairs, text_length), num_regions = inputs.token_ids.shape, inputs.region_mask.shape[1]
-            cls = firsts(text, places.text, num_pairs, text_length)
-            whole = firsts(regions, places.regions, num_pairs, num_regions)
+        firsts = _firsts(inputs)
+        text, regions = self.encoder.finish(
+            text, regions, masks, deterministic=deterministic, only=firsts if pooled_only else None
+        )
+        cls = text if pooled_only else at_places(text, firsts.text)  # [G,P,Dt]
+        whole = regions if pooled_only else at_places(regions, firsts.regions)
+        cls, whole = (x.reshape(-1, x.shape[-1]) for x in (cls, whole))  # [B,D]
         if self.config.num_streams == 1:
             return Encoded(text, regions, text_pooled=nn.tanh(self.pooler(cls)), regions_pooled=None)
         return Encoded(
@@ -142,7 +154,7 @@ class Trunk(nn.Module):
     def _begin(self, inputs: Inputs | Begun, *, deterministic: bool) -> tuple[Array, Array, Masks]:
         """Both streams before their first exchange, and who sees whom."""
         if isinstance(inputs, Begun):
-            return inputs.text, inputs.regions, key_masks(inputs.text_mask, inputs.region_mask)
+            return inputs.text, inputs.regions, _masks(inputs)
         if inputs.places is not None:
             return self._begin_rows(inputs, inputs.places, deterministic=deterministic)
         words = (inputs.token_ids, inputs.token_types, inputs.text_mask, inputs.task_id)
@@ -155,9 +167,9 @@ class Trunk(nn.Module):
         """The same of pairs that share rows."""
         if inputs.task_id is not None:
             raise InputError("models with task tokens read pairs one to a row: give no Inputs.places.")
-        text_length, num_regions = inputs.token_ids.shape[1], inputs.region_mask.shape[1]
+        text_length = inputs.token_ids.shape[1]
         self._check_length(text_length)
-        masks = pair_masks(pairs_of(places.text, text_length), pairs_of(places.regions, num_regions))
+        masks = _masks(inputs)
         text = self.text_embeddings(
             to_rows(inputs.token_ids, places.text),
             to_rows(inputs.token_types, places.text),
@@ -285,8 +297,13 @@ class ViLBERTForTasks(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool) -> TaskOutput:
+    def __call__(self, inputs: Inputs | Begun, *, deterministic: bool, pooled_only: bool = False) -> TaskOutput:
         """Runs the trunk once, or what is left of it, and every head on it.
+
+        Args:
+            inputs: one batch.
+            deterministic: False applies dropout and needs the rng ``dropout``.
+            pooled_only: see ``Trunk``; for heads that judge a pair as a whole.
 
         Raises:
             InputError: for a head name that does not exist, an odd batch with the ``binary`` head, or packed pairs.
@@ -298,7 +315,7 @@ class ViLBERTForTasks(nn.Module):
         if isinstance(inputs, Inputs) and inputs.places is not None:
             raise InputError("the heads of tasks read pairs one to a row: give no Inputs.places.")
         trunk = Trunk(config, self.remat, name="trunk")
-        encoded = trunk(inputs, deterministic=deterministic)
+        encoded = trunk(inputs, deterministic=deterministic, pooled_only=pooled_only)
         pair = _dropped(trunk.fuse(encoded), config, deterministic=deterministic)
         region_mask = jnp.asarray(inputs.region_mask)
 
@@ -347,6 +364,25 @@ def init_params(model: ViLBERTForPretraining | ViLBERTForTasks, key: Array) -> d
         task_id=jnp.zeros(2, jnp.int32) if config.num_task_embeddings else None,
     )
     return dict(model.init(key, inputs, deterministic=True)["params"])
+
+
+def _masks(inputs: Inputs | Begun) -> Masks:
+    """Who sees whom, whether pairs share rows or not."""
+    text_mask, region_mask, places = inputs.text_mask, inputs.region_mask, inputs.places
+    if places is None:
+        return key_masks(text_mask, region_mask)
+    return pair_masks(pairs_of(places.text, text_mask.shape[1]), pairs_of(places.regions, region_mask.shape[1]))
+
+
+def _firsts(inputs: Inputs | Begun) -> Firsts:
+    """Where [CLS] and the global region of every pair stand."""
+    (num_pairs, text_length), num_regions = inputs.text_mask.shape, inputs.region_mask.shape[1]
+    if inputs.places is None:
+        return Firsts(*[jnp.zeros((num_pairs, 1), jnp.int32)] * 2)
+    places = inputs.places
+    return Firsts(
+        first_places(places.text, num_pairs, text_length), first_places(places.regions, num_pairs, num_regions)
+    )
 
 
 def _dropped(pair: Float[Array, "B W"], config: ViLBERTConfig, *, deterministic: bool) -> Float[Array, "B W"]:

@@ -12,7 +12,7 @@ import pytest
 import vilbert_jax as vj
 from vilbert_jax.evaluation import all_pairs, blocks
 from vilbert_jax.evaluation.all_pairs import score_all_pairs
-from vilbert_jax.evaluation.blocks import blocks_of_like_size, bucket_edges
+from vilbert_jax.evaluation.blocks import balanced_rows, blocks_of_like_size, bucket_edges, mixed_blocks
 from vilbert_jax.model import init_params
 from vilbert_jax.sharding import MeshConfig, make_mesh
 from vilbert_jax.tasks.regions import task_features
@@ -181,7 +181,7 @@ def pairs_of(done):
     """Pairs that the finished tiles cover, repeated captions counted."""
     texts, sizes = captions()[:-2], [int(Pictures().image(k)["region_mask"].sum()) for k in range(11)]
     rows = [sum(2 if k < 2 else 1 for k in block) for _, block in blocks_of_like_size([len(t) for t in texts], 4)]
-    columns = [len(block) for _, block in blocks_of_like_size(sizes, 4)]
+    columns = [len(block) for block in mixed_blocks(sizes, 4)]
     return int(np.outer(columns, rows).reshape(-1)[done].sum())
 
 
@@ -300,3 +300,34 @@ def test_every_thing_is_in_one_block():
     assert sorted(np.concatenate([block for _, block in found]).tolist()) == list(range(101))
     assert all(len(block) <= 8 and max(sizes[k] for k in block) <= size for size, block in found)
     assert len({size for size, _ in found}) <= 2
+
+
+@pytest.mark.parametrize(("count", "per_block"), [(1, 4), (11, 4), (100, 16)])
+def test_mixed_blocks_are_few_and_alike(count, per_block):
+    sizes = np.random.default_rng(0).integers(10, 38, count)
+    found = mixed_blocks(sizes.tolist(), per_block)
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    assert len(found) == -(-count // per_block)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    means = [sizes[block].mean() for block in found]
+    assert max(means) - min(means) < 6
+
+
+def test_rows_share_the_load_and_know_their_gaps():
+    sizes = np.random.default_rng(1).integers(10, 38, 14).tolist()
+    rows = balanced_rows(sizes, num_rows=4, per_row=4)
+    assert sorted(rows[rows >= 0].tolist()) == list(range(14))
+    assert (rows < 0).sum() == 2
+    loads = [sum(sizes[k] for k in row if k >= 0) for row in rows]
+    assert max(loads) < 1.1 * np.mean(loads)
+    assert balanced_rows([5], num_rows=2, per_row=1).tolist() == [[0], [-1]]
+
+
+def test_places_name_what_is_used_of_each_image():
+    masks = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 0, 0]], bool)
+    found = blocks.region_places(masks, np.array([[7, 3], [4, -1]]), 5)
+    assert found.tolist() == [
+        [1, 2, 4, 6, 0],
+        [1, 2, 3, 0, 0],
+    ]  # slot 1 of the second image and the missing one are out
+    assert blocks.num_places([3, 4, 9, 1], [np.array([[0, 1], [2, -1]])]) == 16

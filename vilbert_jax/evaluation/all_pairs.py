@@ -1,11 +1,13 @@
-"""Exact scores of every caption with every image, each stream's own layers run once, padding trimmed, resumable.
+"""Exact scores of every caption with every image, each stream's own layers run once, padding left out, resumable.
 
 N captions, U different ones, M images, c captions and m images a step, T text length, S region slots (slot 0 is the
-global region), F feature width, Dt width of the text stream. Source: the ranking protocol of vilbert-multi-task's
-``eval_retrieval.py``, which runs the whole model at full padding for each of the N x M pairs.
+global region), F feature width, Dt width of the text stream. P images share a row of Lr region places, and a step has
+c x g rows, g = m / P: each caption P times beside the P images of a row. Source: the ranking protocol of
+vilbert-multi-task's ``eval_retrieval.py``, which runs the whole model at full padding for each of the N x M pairs.
 
-Nothing is approximated: up to the first co-attention layer a caption does not know its image, and what stands in
-padding is never attended to (tests/unit/test_all_pairs.py scores the pairs from scratch too).
+Nothing is approximated: up to the first co-attention layer a caption does not know its image, pairs that share a row do
+not see each other, and of the last layers only what the head reads is computed (tests/unit/test_all_pairs.py scores the
+pairs from scratch too).
 """
 
 import functools
@@ -23,19 +25,25 @@ from jax.sharding import Mesh
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.evaluation.blocks import (
+    balanced_rows,
     blocks_of_like_size,
+    mixed_blocks,
+    num_places,
     num_slots_in_use,
     padded_captions,
+    region_places,
     stacked_images,
     without_repeats,
 )
 from vilbert_jax.evaluation.score_file import ScoreFile
 from vilbert_jax.model import Begun, Trunk, ViLBERTForTasks
+from vilbert_jax.nn.packing import Places, to_rows
 from vilbert_jax.sharding import batch_sharding, num_batch_shards, state_shardings
 from vilbert_jax.tasks.choice import option_logits
 from vilbert_jax.tasks.regions import task_features
 
 _TILES_A_COMMIT = 16  # what a kill can cost
+_IMAGES_A_ROW = 4  # at most: more fill rows better, but attention grows with the length of a row
 
 
 class Images(Protocol):
@@ -56,6 +64,14 @@ class _Texts(NamedTuple):
     rows: np.ndarray  # [c'] int64, numbers among the different captions
     text: np.ndarray  # [c,T,Dt]
     text_mask: np.ndarray  # [c,T] bool
+
+
+class _Layout(NamedTuple):
+    """How images stand in the steps."""
+
+    rows: list[np.ndarray]  # of each step [g,P] int64, numbers of images, -1 for none
+    num_slots: int  # S
+    num_places: int  # Lr
 
 
 def score_all_pairs(
@@ -107,7 +123,7 @@ def score_all_pairs(
     unique, members = without_repeats(captions)
     caption_blocks = blocks_of_like_size([len(ids) for ids in unique], captions_per_step)
     num_slots = [num_slots_in_use(images.image(k)) for k in range(len(images))]
-    image_blocks = blocks_of_like_size(num_slots, images_per_step)
+    image_blocks = mixed_blocks(num_slots, images_per_step)
     ours = {  # what decides the scores and the tiles beside what the caller names
         "head": model.heads[0],
         "model": model.config.to_dict(),
@@ -128,12 +144,13 @@ def score_all_pairs(
         for length, block in caption_blocks
     ]
     done = file.done.reshape(len(image_blocks), len(caption_blocks))
-    pairs = np.array([[len(columns) * len(rows) for _, rows in caption_blocks] for _, columns in image_blocks])
+    pairs = np.array([[len(columns) * len(rows) for _, rows in caption_blocks] for columns in image_blocks])
+    layout = _layout(num_slots, image_blocks, captions_per_step, images_per_step, num_batch_shards(mesh))
     pending: list[int] = []
     with tqdm.tqdm(
         total=int(pairs.sum()), initial=int(pairs[done].sum()), unit=" pairs", unit_scale=True, disable=not progress
     ) as bar:
-        for tile, rows, columns, scores in _tiles(step, params, texts, images, image_blocks, images_per_step, done):
+        for tile, rows, columns, scores in _tiles(step, params, texts, images, layout, done):
             for row, line in zip(rows.tolist(), scores, strict=True):
                 file.scores[np.ix_(members[row], columns)] = line[None]
             pending.append(tile)
@@ -158,23 +175,19 @@ class _Steps:
             words = (token_ids, jnp.zeros_like(token_ids), mask, task_id)
             return run({"params": params["trunk"]}, *words, method=Trunk.begin_text)  # pyright: ignore[reportReturnType]
 
-        def begin_regions(params: Any, batch: Mapping[str, Array]) -> Array:
+        def begin_regions(params: Any, batch: Mapping[str, Array], places: Array) -> Array:
             regions = (task_features(batch), batch["region_boxes"], batch["region_mask"])
-            return run({"params": params["trunk"]}, *regions, method=Trunk.begin_regions)  # pyright: ignore[reportReturnType]
+            begun = run({"params": params["trunk"]}, *regions, method=Trunk.begin_regions)
+            return to_rows(begun, places)  # pyright: ignore[reportArgumentType]
 
-        def finish(params: Any, text: Array, text_mask: Array, regions: Array, region_mask: Array) -> Array:
-            num_captions, num_images = len(text), len(regions)
-
-            def over_images(x: Array) -> Array:  # [c, ...] -> [c*m, ...]
-                return jnp.repeat(x, num_images, axis=0)
-
-            def over_captions(x: Array) -> Array:  # [m, ...] -> [c*m, ...]
-                return jnp.tile(x, (num_captions, *(1,) * (x.ndim - 1)))
-
-            begun = Begun(over_images(text), over_images(text_mask), over_captions(regions), over_captions(region_mask))
+        def finish(
+            params: Any, text: Array, text_mask: Array, regions: Array, region_mask: Array, places: Array
+        ) -> Array:
+            begun = _every_pair(text, text_mask, regions, region_mask, places)
             begun = jax.lax.with_sharding_constraint(begun, by_pair)
-            logits = model.apply({"params": params}, begun, deterministic=True).logits[head]  # pyright: ignore[reportAttributeAccessIssue]
-            return option_logits({head: logits.astype(jnp.float32)}, head, num_images)
+            output = model.apply({"params": params}, begun, deterministic=True, pooled_only=True)
+            logits = output.logits[head]  # pyright: ignore[reportAttributeAccessIssue]
+            return option_logits({head: logits.astype(jnp.float32)}, head, len(region_mask))
 
         self.begin_text = jax.jit(begin_text, out_shardings=self.replicated)
         self.begin_regions = jax.jit(begin_regions, out_shardings=self.replicated)
@@ -183,6 +196,36 @@ class _Steps:
     def put(self, x: Any) -> Any:
         """A copy on every device: a block of captions or images is small beside the pairs made of it."""
         return jax.device_put(x, self.replicated)
+
+
+def _every_pair(text: Array, text_mask: Array, regions: Array, region_mask: Array, places: Array) -> Begun:
+    """All captions with all images, in c x g rows.
+
+    Args:
+        text: [c,T,Dt].
+        text_mask: [c,T].
+        regions: [g,Lr,Dv], in rows.
+        region_mask: [m,S], of the images before that.
+        places: [g,Lr], what stands where in the rows.
+    """
+    (num_captions, length), num_rows, num_images = text_mask.shape, len(places), len(region_mask)
+    a_row = num_images // num_rows
+
+    def over_images(x: Array, times: int) -> Array:  # [c, ...] -> [c*times, ...]
+        return jnp.repeat(x, times, axis=0)
+
+    def over_captions(x: Array) -> Array:  # [n, ...] -> [c*n, ...]
+        return jnp.tile(x, (num_captions, *(1,) * (x.ndim - 1)))
+
+    position = 1 + jnp.arange(a_row * length, dtype=jnp.int32)[None]
+    text_places = position * jnp.tile(text_mask, (1, a_row))  # [c,P*T]
+    return Begun(
+        text=over_images(jnp.tile(text, (1, a_row, 1)), num_rows),
+        text_mask=over_images(text_mask, num_images),
+        regions=over_captions(regions),
+        region_mask=over_captions(region_mask),
+        places=Places(over_images(text_places, num_rows), over_captions(places)),
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -210,20 +253,22 @@ def _tiles(
     params: Any,
     texts: Sequence[_Texts],
     images: Images,
-    image_blocks: Sequence[tuple[int, np.ndarray]],
-    images_per_step: int,
+    layout: _Layout,
     done: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (number of the tile, its captions, its images, scores) of every tile that is not done."""
     running = None
-    for k, (num_slots, columns) in enumerate(image_blocks):
+    for k, rows in enumerate(layout.rows):
         if done[k].all():
             continue
-        batch = step.put(stacked_images([images.image(i) for i in columns.tolist()], num_slots, images_per_step))
-        regions = step.begin_regions(params, batch)
+        columns, (there,) = rows.reshape(-1), np.nonzero(rows.reshape(-1) >= 0)
+        read = {i: images.image(i) for i in columns[there].tolist()}
+        fields = stacked_images([read.get(i, read[columns[there[0]]]) for i in columns.tolist()], layout.num_slots)
+        batch, places = step.put((fields, region_places(fields["region_mask"], rows, layout.num_places)))
+        regions = step.begin_regions(params, batch, places)
         for j in np.flatnonzero(~done[k]).tolist():
             text, text_mask = step.put((texts[j].text, texts[j].text_mask))
-            scores = step.finish(params, text, text_mask, regions, batch["region_mask"])
+            scores = step.finish(params, text, text_mask, regions, batch["region_mask"], places)
             previous, running = running, (k * len(texts) + j, texts[j].rows, columns, scores)
             if previous is not None:  # fetched while the next tile runs
                 yield _fetched(*previous)
@@ -235,7 +280,7 @@ def _fetched(
     tile: int, rows: np.ndarray, columns: np.ndarray, scores: Array
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Scores without the rows and columns that fill up a step."""
-    found = np.asarray(scores)[: len(rows), : len(columns)]
+    found, columns = np.asarray(scores)[: len(rows), columns >= 0], columns[columns >= 0]
     if not np.isfinite(found).all():
         at = np.argwhere(~np.isfinite(found))[0]
         raise InputError(
@@ -243,6 +288,27 @@ def _fetched(
             "check the parameters and this image's features for NaN and infinity"
         )
     return tile, rows, columns, found
+
+
+def _layout(
+    num_slots: Sequence[int],
+    blocks: Sequence[np.ndarray],
+    captions_per_step: int,
+    images_per_step: int,
+    num_shards: int,
+) -> _Layout:
+    """As many images to a row as rows can be spread over the devices with."""
+    per_row = max(
+        count
+        for count in range(1, _IMAGES_A_ROW + 1)
+        if images_per_step % count == 0 and captions_per_step * images_per_step // count % num_shards == 0
+    )
+    sizes = np.asarray(num_slots)
+    rows = []
+    for block in blocks:
+        of_block = balanced_rows(sizes[block].tolist(), images_per_step // per_row, per_row)
+        rows.append(np.where(of_block >= 0, block[of_block], -1))
+    return _Layout(rows, int(sizes.max()), num_places(num_slots, rows))
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:

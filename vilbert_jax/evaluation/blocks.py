@@ -1,14 +1,15 @@
-"""Captions and images in blocks of like size: little padding in few shapes. numpy only.
+"""Captions in blocks of like length, images sharing rows: little padding in few shapes. numpy only.
 
 S region slots (slot 0 is the global region), T text length.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-_MAX_BUCKETS = 4  # of caption lengths, and of region numbers: 16 compiled programs at most
+_MAX_BUCKETS = 8  # of caption lengths: so many compiled programs at most
+_TILE = 8  # the places of a row are a multiple of it, as accelerators like them
 
 
 def without_repeats(captions: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
@@ -63,13 +64,12 @@ def padded_captions(captions: Sequence[np.ndarray], length: int, rows: int) -> t
     return token_ids, np.arange(length)[None] < np.array([[len(ids)] for ids in captions])
 
 
-def stacked_images(batch: list[Mapping[str, np.ndarray]], num_slots: int, rows: int) -> dict[str, np.ndarray]:
-    """Fields of images cut or padded to S = ``num_slots``; copies of the last image fill up the rows."""
-    batch = batch + batch[-1:] * (rows - len(batch))
+def stacked_images(batch: list[Mapping[str, np.ndarray]], num_slots: int) -> dict[str, np.ndarray]:
+    """Fields of images cut or padded to S = ``num_slots``."""
 
     def fitted(name: str, length: int) -> np.ndarray:
         first = batch[0][name]
-        out = np.zeros((rows, length, *first.shape[1:]), np.result_type(*(image[name].dtype for image in batch)))
+        out = np.zeros((len(batch), length, *first.shape[1:]), np.result_type(*(image[name].dtype for image in batch)))
         for row, image in zip(out, batch, strict=True):
             field = image[name][:length]
             row[: len(field)] = field
@@ -82,6 +82,51 @@ def stacked_images(batch: list[Mapping[str, np.ndarray]], num_slots: int, rows: 
         "region_boxes": fitted("region_boxes", num_slots),
         "region_mask": fitted("region_mask", num_slots),
     }
+
+
+def mixed_blocks(sizes: Sequence[int], per_block: int) -> list[np.ndarray]:
+    """As few blocks of at most ``per_block`` things as can be, large and small ones dealt out evenly."""
+    num_blocks = math.ceil(len(sizes) / per_block)
+    order = np.argsort(-np.asarray(sizes), kind="stable")
+    blocks = [order[k::num_blocks] for k in range(num_blocks)]
+    return [np.sort(block) for block in blocks]
+
+
+def balanced_rows(sizes: Sequence[int], num_rows: int, per_row: int) -> np.ndarray:
+    """Spreads things over rows of at most ``per_row``: the largest first, each to the row that it leaves emptiest.
+
+    Returns:
+        [num_rows, per_row] int64, numbers of the things; -1 where a row has fewer.
+    """
+    rows, loads, counts = np.full((num_rows, per_row), -1), np.zeros(num_rows), np.zeros(num_rows, int)
+    for thing in np.argsort(-np.asarray(sizes), kind="stable").tolist():
+        row = int(np.where(counts < per_row, loads, np.inf).argmin())
+        rows[row, counts[row]] = thing
+        loads[row] += sizes[thing]
+        counts[row] += 1
+    return rows
+
+
+def num_places(sizes: Sequence[int], rows: Iterable[np.ndarray]) -> int:
+    """What the fullest of all rows needs; ``rows`` [G,P] are numbers among ``sizes``, -1 for nothing."""
+    sized = np.append(np.asarray(sizes), 0)  # what is not there has no size
+    fullest = max(int(sized[of].sum(axis=1).max()) for of in rows)
+    return math.ceil(fullest / _TILE) * _TILE
+
+
+def region_places(masks: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
+    """What stands where in the rows, [G,length] int32, as ``vilbert_jax.nn.packing.Places`` counts it.
+
+    Args:
+        masks: [G * P, S] bool, of the images in the order of the rows.
+        rows: [G,P], below 0 where there is no image.
+        length: places of a row.
+    """
+    result = np.zeros((len(rows), length), np.int32)
+    for places, used in zip(result, (masks & (rows >= 0).reshape(-1, 1)).reshape(len(rows), -1), strict=True):
+        there = np.flatnonzero(used)  # pair * S + slot
+        places[: len(there)] = 1 + there
+    return result
 
 
 def num_slots_in_use(image: Mapping[str, np.ndarray]) -> int:

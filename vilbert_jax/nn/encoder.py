@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from vilbert_jax.config import LayerKind, ViLBERTConfig
 from vilbert_jax.nn.coattention import CoAttentionLayer
 from vilbert_jax.nn.layers import TransformerLayer
-from vilbert_jax.nn.packing import Masks
+from vilbert_jax.nn.packing import Firsts, Masks, at_places
 from vilbert_jax.nn.remat import Remat, run_layer
 
 
@@ -60,15 +60,35 @@ class TwoStreamEncoder(nn.Module):
         masks: Masks,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "B T Dt"], Float[Array, "B R Dv"]]:
-        """The first co-attention layer and everything behind it; nothing in a model without co-attention."""
-        for kind, i in list(self.config.schedule())[len(self._begin()) :]:
+        only: Firsts | None = None,
+    ) -> tuple[Float[Array, "B L Dt"], Float[Array, "B S Dv"]]:
+        """The first co-attention layer and everything behind it; nothing in a model without co-attention.
+
+        Args:
+            text: begun.
+            regions: begun.
+            masks: who sees whom.
+            deterministic: False applies dropout.
+            only: the states that are wanted, all when absent. A stream's last layer then computes nothing else, unless
+                the other stream still reads it.
+        """
+        layers = list(self.config.schedule())[len(self._begin()) :]
+        ends = {kind: k for k, (kind, _) in enumerate(layers)}  # the last layer of each kind
+        shortened = {kind for kind in ("text", "region") if only and ends.get(kind, -1) > ends.get("co", -1)}
+        for k, (kind, i) in enumerate(layers):
+            last = k == ends[kind] and kind in shortened
             if kind == "co":
                 text, regions = self._run(self.co_layer[i], text, regions, masks, deterministic=deterministic)
             elif kind == "text":
-                text = self._run(self.text_layer[i], text, masks.text, deterministic=deterministic)
+                wanted = only.text if only and last else None
+                text = self._run(self.text_layer[i], text, masks.text, wanted, deterministic=deterministic)
             else:
-                regions = self._run(self.region_layer[i], regions, masks.regions, deterministic=deterministic)
+                wanted = only.regions if only and last else None
+                regions = self._run(self.region_layer[i], regions, masks.regions, wanted, deterministic=deterministic)
+        if only and "text" not in shortened:
+            text = at_places(text, only.text)
+        if only and "region" not in shortened:
+            regions = at_places(regions, only.regions)
         return text, regions
 
     def _run(self, layer: nn.Module, *args: Any, deterministic: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 
 class Places(NamedTuple):
@@ -34,6 +34,13 @@ class Masks(NamedTuple):
     regions: Bool[Array, "B #Q R"]
     text_over_regions: Bool[Array, "B #Q R"]
     regions_over_text: Bool[Array, "B #Q T"]
+
+
+class Firsts(NamedTuple):
+    """Where in each row the pooled states of its P pairs stand."""
+
+    text: Int[Array, "G P"]
+    regions: Int[Array, "G P"]
 
 
 def key_masks(text_mask: Bool[Array, "B T"], region_mask: Bool[Array, "B R"]) -> Masks:
@@ -73,15 +80,18 @@ def to_rows(x: Shaped[Array, "B N *n"], places: Int[Array, "G L"]) -> Shaped[Arr
     return jnp.take_along_axis(grouped, where, axis=1)
 
 
-def firsts(rows: Float[Array, "G L D"], places: Int[Array, "G L"], num_pairs: int, length: int) -> Float[Array, "B D"]:
-    """The first position of every pair: [CLS], or the global region.
+def first_places(places: Int[Array, "G L"], num_pairs: int, length: int) -> Int[Array, "G P"]:
+    """Where in its row the first position of every pair stands: [CLS], or the global region.
 
     Args:
-        rows: states of one stream.
-        places: of that stream.
+        places: of one stream.
         num_pairs: B.
         length: of the stream before packing: T or R.
     """
     starts = 1 + jnp.arange(num_pairs // len(places)) * length
-    where = (places[:, None] == starts[None, :, None]).argmax(axis=-1)  # [G,P]
-    return jnp.take_along_axis(rows, where[..., None], axis=1).reshape(num_pairs, -1)
+    return (places[:, None] == starts[None, :, None]).argmax(axis=-1)
+
+
+def at_places(rows: Shaped[Array, "G L *n"], where: Int[Array, "G P"]) -> Shaped[Array, "G P *n"]:
+    """Some positions of each row."""
+    return jnp.take_along_axis(rows, where.reshape(*where.shape, *[1] * (rows.ndim - 2)), axis=1)

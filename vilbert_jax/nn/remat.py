@@ -15,7 +15,7 @@ def run_layer(layer: nn.Module, *args: Any, remat: Remat, deterministic: bool) -
 
     Args:
         layer: a layer of an encoder.
-        *args: arrays.
+        *args: arrays, or None.
         remat: ``none`` keeps everything; ``light`` the results of matrix products with parameters, so that scores,
             softmax, dropout, norms and activations are computed again; ``full`` the layer's inputs alone, so that the
             whole layer is.

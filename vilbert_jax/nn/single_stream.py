@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.nn.layers import TransformerLayer
-from vilbert_jax.nn.packing import Masks
+from vilbert_jax.nn.packing import Firsts, Masks
 from vilbert_jax.nn.remat import Remat, run_layer
 
 
@@ -47,13 +47,25 @@ class SingleStreamEncoder(nn.Module):
         masks: Masks,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B R D"]]:
-        """All layers over the text with the regions behind it; returns the states of both."""
+        only: Firsts | None = None,
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S D"]]:
+        """All layers over the text with the regions behind it; returns the states of both.
+
+        Args:
+            text: embedded.
+            regions: embedded.
+            masks: who sees whom.
+            deterministic: False applies dropout.
+            only: the states that are wanted, all when absent; the last layer then computes nothing else.
+        """
         length = text.shape[1]
         x = jnp.concatenate([text, regions], axis=1)  # [B,T+R,D]
         of_text = jnp.concatenate([masks.text, masks.text_over_regions], axis=-1)  # [B,T or 1,T+R]
         of_regions = jnp.concatenate([masks.regions_over_text, masks.regions], axis=-1)  # [B,R or 1,T+R]
         mask = of_text if of_text.shape[1] == 1 else jnp.concatenate([of_text, of_regions], axis=1)
+        wanted = None if only is None else jnp.concatenate([only.text, length + only.regions], axis=1)
         for layer in self.layer:
-            x = run_layer(layer, x, mask, remat=self.remat, deterministic=deterministic)
+            last = wanted if layer is self.layer[-1] else None
+            x = run_layer(layer, x, mask, last, remat=self.remat, deterministic=deterministic)
+        length = length if only is None else only.text.shape[1]
         return x[:, :length], x[:, length:]
