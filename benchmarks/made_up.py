@@ -13,7 +13,7 @@ from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.data.text import load_tokenizer
 
-PAIRS_PER_GROUP = 64  # arranged together
+PAIRS_PER_GROUP = 128  # arranged together
 _CLASSES_KEPT = 32  # as stores keep them
 _WIDTH, _HEIGHT = 640, 480
 

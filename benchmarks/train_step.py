@@ -32,7 +32,7 @@ from vilbert_jax.training.state import TrainState
 from vilbert_jax.training.step import make_train_step
 
 LOSS_WEIGHTS = {"token_loss": 1.0, "region_loss": 1.0, "alignment_loss": 1.0}
-PAIRS_PER_ROW = {"real": 4, "full": 1}  # what is full already gains nothing from sharing rows
+PAIRS_PER_ROW = {"real": 8, "full": 1}  # what is full already gains nothing from sharing rows
 SIDES = (Side("jax"), Side("torch", needs="torch"), Side("product"))
 
 

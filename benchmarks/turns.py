@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+# JAX would take most of a GPU's memory at once, and the other sides need some.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 Work = Callable[[], Mapping[str, Any] | None]
 
 
@@ -76,7 +78,9 @@ def take_turns(script: str, sides: Sequence[Side], arguments: Sequence[str], rep
                 print(f"{side.name}: left out, the package {side.needs} is not installed")
                 continue
             command = [sys.executable, script, f"--side={side.name}", *arguments]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**SHARED, **os.environ}
+            )
             stack.callback(_end, process)
             started[side.name], answers[side.name] = process, []
             facts[side.name] = _answer(side.name, process)  # one at a time: compiling takes all cores
