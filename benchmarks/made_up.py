@@ -7,13 +7,12 @@ from tfds_builders.scenes import vocabulary
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data import PretrainingDataConfig
 from vilbert_jax.data.feature_contract import FeatureContract
-from vilbert_jax.data.packing import packed
+from vilbert_jax.data.packing import PackingConfig, packed
 from vilbert_jax.data.pipeline import Dataset
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.data.text import load_tokenizer
 
-PAIRS_PER_GROUP = 128  # arranged together
 _CLASSES_KEPT = 32  # as stores keep them
 _WIDTH, _HEIGHT = 640, 480
 
@@ -69,5 +68,5 @@ def padded_batch(source: PretrainingSource, batch_size: int) -> dict[str, np.nda
 
 def training_batch(source: PretrainingSource, batch_size: int, pairs_per_row: int) -> dict[str, np.ndarray]:
     """The same pairs as training reads them, several to a row."""
-    rows = packed(source, pairs_per_row=pairs_per_row, pairs_per_group=PAIRS_PER_GROUP, batch_size=batch_size)
+    rows = packed(source, PackingConfig(batch_size=batch_size, pairs_per_row=pairs_per_row))
     return Dataset(rows, batch_size=batch_size, seed=0, shuffle=True)[0]

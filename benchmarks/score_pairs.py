@@ -39,7 +39,7 @@ from vilbert_jax.tasks.regions import task_features
 from vilbert_jax.tasks.retrieval import Captions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-IMAGES_PER_STEP, TORCH_PAIRS, SCRATCH_PAIRS = 16, 64, 128
+IMAGES_PER_STEP, TORCH_PAIRS, SCRATCH_PAIRS = 32, 64, 128
 
 
 class RandomImages:

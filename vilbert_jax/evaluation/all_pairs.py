@@ -131,6 +131,7 @@ def score_all_pairs(
         "pairs_per_step": [captions_per_step, images_per_step],
         "captions": _digest(captions),
         "region_slots": _digest([np.array(num_slots)]),
+        "image_blocks": _digest(image_blocks),
     }
     num_tiles = len(image_blocks) * len(caption_blocks)
     meaning = {**identity, **{f"all_pairs.{name}": value for name, value in ours.items()}}

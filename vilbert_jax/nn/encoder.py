@@ -69,26 +69,24 @@ class TwoStreamEncoder(nn.Module):
             regions: begun.
             masks: who sees whom.
             deterministic: False applies dropout.
-            only: the states that are wanted, all when absent. A stream's last layer then computes nothing else, unless
-                the other stream still reads it.
+            only: the states that are wanted, all when absent; the last layer of each stream then computes nothing else.
         """
         layers = list(self.config.schedule())[len(self._begin()) :]
-        ends = {kind: k for k, (kind, _) in enumerate(layers)}  # the last layer of each kind
-        shortened = {kind for kind in ("text", "region") if only and ends.get(kind, -1) > ends.get("co", -1)}
-        for k, (kind, i) in enumerate(layers):
-            last = k == ends[kind] and kind in shortened
+        if only and not layers:
+            return at_places(text, only.text), at_places(regions, only.regions)
+        last = {kind: i for kind, i in layers}  # every stream has a layer behind the last exchange
+        for kind, i in layers:
+            wanted = only if i == last[kind] else None
             if kind == "co":
                 text, regions = self._run(self.co_layer[i], text, regions, masks, deterministic=deterministic)
             elif kind == "text":
-                wanted = only.text if only and last else None
-                text = self._run(self.text_layer[i], text, masks.text, wanted, deterministic=deterministic)
+                of_text = wanted.text if wanted else None
+                text = self._run(self.text_layer[i], text, masks.text, of_text, deterministic=deterministic)
             else:
-                wanted = only.regions if only and last else None
-                regions = self._run(self.region_layer[i], regions, masks.regions, wanted, deterministic=deterministic)
-        if only and "text" not in shortened:
-            text = at_places(text, only.text)
-        if only and "region" not in shortened:
-            regions = at_places(regions, only.regions)
+                of_regions = wanted.regions if wanted else None
+                regions = self._run(
+                    self.region_layer[i], regions, masks.regions, of_regions, deterministic=deterministic
+                )
         return text, regions
 
     def _run(self, layer: nn.Module, *args: Any, deterministic: bool) -> Any:
