@@ -6,6 +6,7 @@ the end it holds best/ (the parameters that scored highest), checkpoints/, metri
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 
 
-def main(config: Any, workdir: pathlib.Path) -> None:
+def main(config: Any, workdir: pathlib.Path, train: Callable[..., Any] = train) -> None:
     task = cli.build_task(config)
     training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
@@ -41,16 +42,14 @@ def main(config: Any, workdir: pathlib.Path) -> None:
     training_data = Dataset(task.open(config.train_split, training=True), shuffle=True, **reading)
     held_out = Dataset(task.open(config.eval_split, training=False), shuffle=False, **reading)
     source, examples = held_out.source, training_data.source.examples
-    for labelled in (training_data.source, source):
-        if isinstance(labelled, tasks.CanLackLabels):
-            labelled.require_labels()
+    tasks.require_labels(training_data.source, source)
+
     outputs, model_config = task.outputs(source), vj.ViLBERTConfig.from_dict(config.model.to_dict())
     init_config, model_config, opened = starting_point(init_config, model_config, task.heads, outputs, workdir)
     training_config.check_precision(model_config.dtype)
     tasks.check_fit(model_config, task, examples)
     model = vj.ViLBERTForTasks(model_config, task.heads, training_config.remat)
     known: dict[str, Any] = {"opened": opened, "outputs": outputs, "outputs_stated": bool(config.get("answer_labels"))}
-    initial_params = prepare_init(init_config, model, workdir, examples.tokenizer, examples.contract, **known)
     evaluation = PredictionEvaluation(tasks.make_predict_fn(task, model), tasks.make_score_fn(task, source), held_out)
     result = train(
         training_config,
@@ -62,19 +61,19 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         evaluations={"validation": evaluation},
         selection=Selection("validation", task.metric),
         identity=tasks.identity(model_config, task, examples, outputs, config.init_from),
-        initial_params=initial_params,
+        initial_params=prepare_init(init_config, model, workdir, examples.tokenizer, examples.contract, **known),
         tokenizer_json=examples.tokenizer.to_json(),
         notes=report_coverage({config.train_split: examples.coverage, config.eval_split: source.examples.coverage}),
         optimizer=optimizer,
         mesh=mesh,
     )
-    if result.interrupted:
+    if result and result.interrupted:
         print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
-    elif jax.process_index() == 0:
+    elif result and jax.process_index() == 0:  # there is no result of a plan
         write_report(workdir / METRICS_FILE, workdir / "report.png")
         print(table(last_metrics(workdir / METRICS_FILE, "eval/validation/")))
         print(f"best parameters: {workdir / 'best'}   curves: {workdir / 'report.png'}")
 
 
 if __name__ == "__main__":
-    cli.run(main, recipe=("task", "recipes of a task, such as configs/vqa.py"), many_hosts=True)
+    cli.run(main, recipe=("task", "recipes of a task, such as configs/vqa.py"), trains=True)

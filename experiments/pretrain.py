@@ -6,6 +6,7 @@ tensorboard/ and checkpoints/; coverage.json says from the start which pairs hav
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,23 +31,22 @@ from vilbert_jax.training.optimizer import OptimizerConfig
 from vilbert_jax.training.report import write_report
 
 
-def main(config: Any, workdir: pathlib.Path) -> None:
+def main(config: Any, workdir: pathlib.Path, train: Callable[..., Any] = train) -> None:
     model_config = vj.ViLBERTConfig.from_dict(config.model.to_dict())
     data_config = cli.build(PretrainingDataConfig, config, **pretraining.data_fields(model_config))
     training_config, init_config = cli.build(TrainingConfig, config), cli.build(InitConfig, config)
     optimizer, mesh = OptimizerConfig(**config.optimizer.to_dict()), MeshConfig(**config.mesh.to_dict())
     loss_weights = pretraining.loss_weights(config.loss_weights.to_dict())
-    device_mesh = make_mesh(mesh)  # whatever can be found wrong is found before data are drawn or read
-    num_parts, share = num_batch_shards(device_mesh) * config.num_microbatches, host_share(device_mesh)
+    share = host_share(make_mesh(mesh))  # whatever can be found wrong is found before data are drawn or read
+    num_parts = num_batch_shards(make_mesh(mesh)) * config.num_microbatches
     picture = scenes.render if config.annotations.startswith("scenes/") else pictures_in(config.pictures)
+    training_config.check_precision(model_config.dtype)
     with hosts.first_alone():
         embedded.ensure(data_config.embedded_names(), data_folder(data_config.data_dir))
-    reading = dict(batch_size=config.batch_size, seed=config.seed)
-    source = data_config.open(config.train_split)
+    reading, source = dict(batch_size=config.batch_size, seed=config.seed), data_config.open(config.train_split)
     rows = packed(source, cli.build(PackingConfig, config), num_parts=num_parts, host_count=share["host_count"])
     training_data = Dataset(rows, shuffle=True, **reading, **share)
     held_out = Dataset(data_config.open(config.eval_split), shuffle=False, **reading, **share)
-    training_config.check_precision(model_config.dtype)
     pretraining.check_fit(model_config, source, config.text_length, config.num_microbatches)
 
     model = vj.ViLBERTForPretraining(model_config, training_config.remat)
@@ -65,17 +65,16 @@ def main(config: Any, workdir: pathlib.Path) -> None:
         optimizer=optimizer,
         mesh=mesh,
     )
-    params = gathered(result.state.params)
-    if result.interrupted:
+    params = gathered(result.state.params) if result else None  # there is no result of a plan
+    if result and result.interrupted:
         print(f"stopped at step {int(result.state.step)} and saved; the same command continues.")
-    elif jax.process_index() == 0:
+    elif result and jax.process_index() == 0:
         write_report(workdir / METRICS_FILE, workdir / "report.png")
         draw_examples(model, params, held_out.source, workdir / "examples.png", picture=picture)
-        whole = Dataset(held_out.source, shuffle=False, **reading)  # not this host's rows alone
-        baseline = majority(model_config, whole, config.masked_losses_on)
+        baseline = majority(model_config, Dataset(held_out.source, shuffle=False, **reading), config.masked_losses_on)
         print(pretraining.summary(logged_scores(workdir / METRICS_FILE) | baseline))
         print(f"curves: {workdir / 'report.png'}   what it sees: {workdir / 'examples.png'}")
 
 
 if __name__ == "__main__":
-    cli.run(main, recipe=("masked_losses_on", "recipes of pre-training, such as configs/tiny.py"), many_hosts=True)
+    cli.run(main, recipe=("masked_losses_on", "recipes of pre-training, such as configs/tiny.py"), trains=True)

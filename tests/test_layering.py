@@ -21,6 +21,7 @@ LAYERS = (
     ("evaluation",),
     ("predictor",),
     ("ablation",),
+    ("planning",),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

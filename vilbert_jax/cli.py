@@ -27,6 +27,9 @@ from vilbert_jax.training.logging import NonFiniteError
 
 T = TypeVar("T")
 
+_PLAN = {"plan": "Print what the run would cost instead of running it; docs/planning.md."}
+_RATES = {"rates": "With --plan: what a device does a second, flops=F,memory_rate=B,link_rate=B,memory=BYTES."}
+
 
 def run(
     main: Callable[..., int | None],
@@ -36,7 +39,7 @@ def run(
     ending: str = "",
     flags: Mapping[str, str] | None = None,
     recipe: tuple[str, str] | None = None,
-    many_hosts: bool = False,
+    trains: bool = False,
 ) -> None:
     """Parses ``--config=FILE[:ARG]``, ``--config.KEY=VALUE`` and the other flags, then runs ``main`` and exits.
 
@@ -48,12 +51,16 @@ def run(
         ending: of the folder's default name.
         flags: what further flags are for, by name; one that is not given is empty.
         recipe: a key that only recipes for this program have, and which recipes those are.
-        many_hosts: the program may run as several processes, which are joined before ``main`` (``vilbert_jax.hosts``).
+        trains: the program may run as several processes, which are joined first (``vilbert_jax.hosts``), and ``main``
+            takes, as a third argument, what to call in place of ``train``. With ``--plan`` that only notes what it is
+            given and returns None, and a plan is printed.
     """
 
     def parsed() -> int | None:
         given = sys.argv if argv is None else argv
-        config, path, further = parse(given, folder=folder, ending=ending, flags=flags or {})
+        switches = _PLAN if trains else {}
+        more = {**(flags or {}), **(_RATES if trains else {})}
+        config, path, further = parse(given, folder=folder, ending=ending, flags=more, switches=switches)
         if recipe is not None and recipe[0] not in config:
             raise InputError(
                 f"this config has no entry {recipe[0]!r}, so it is for another program: "
@@ -61,13 +68,26 @@ def run(
             )
         if "hosts" in config:
             launched = HostsConfig(**config.to_dict()["hosts"])
-            if not many_hosts:
+            if not trains:
                 hosts.require_alone(launched)
             hosts.join(launched)
             hosts.require_same(_recipe(config))
-        return main(config, path, **further)
+        if not trains:
+            return main(config, path, **further)
+        return _run_or_plan(main, config, path, **further)
 
     guarded(parsed)
+
+
+def _run_or_plan(main: Callable[..., int | None], config: ConfigDict, path: pathlib.Path, **further: Any) -> int | None:
+    plan, rates = further.pop("plan"), further.pop("rates")
+    if plan:
+        from vilbert_jax.planning.command import print_plan  # here, since other programs need none of it
+
+        return print_plan(lambda changed, note: main(changed, path, note, **further), config, rates)
+    if rates:
+        raise InputError("--rates tells a plan what devices do: add --plan, or leave it out")
+    return main(config, path, **further)
 
 
 def guarded(main: Callable[[], int | None]) -> None:
@@ -98,8 +118,13 @@ def guarded(main: Callable[[], int | None]) -> None:
 
 
 def parse(
-    argv: Sequence[str], *, folder: str = "workdir", ending: str = "", flags: Mapping[str, str] | None = None
-) -> tuple[ConfigDict, pathlib.Path, dict[str, str]]:
+    argv: Sequence[str],
+    *,
+    folder: str = "workdir",
+    ending: str = "",
+    flags: Mapping[str, str] | None = None,
+    switches: Mapping[str, str] | None = None,
+) -> tuple[ConfigDict, pathlib.Path, dict[str, Any]]:
     """Reads the flags; see ``run``.
 
     Raises:
@@ -107,7 +132,7 @@ def parse(
             other argument.
     """
     helps = {folder: "Where results go.", **(flags or {})}
-    others = " ".join(f"[--{name}=...]" for name in helps)
+    others = " ".join([*(f"[--{name}=...]" for name in helps), *(f"[--{name}]" for name in switches or {})])
     usage = f"usage: {argv[0]} --config=FILE[:ARG] [--config.KEY=VALUE ...] {others}"
     name = next((a.partition("=")[2].removesuffix(":") for a in argv if a.startswith("--config=")), None)
     if name is None:
@@ -118,6 +143,8 @@ def parse(
     holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(argv))
     for flag, purpose in helps.items():
         absl_flags.DEFINE_string(flag, "", purpose, flag_values=values)
+    for switch, purpose in (switches or {}).items():
+        absl_flags.DEFINE_bool(switch, False, purpose, flag_values=values)
     try:
         rest = values(list(argv))[1:]
         config = holder.value
@@ -127,7 +154,8 @@ def parse(
         raise InputError(f"arguments not understood: {' '.join(rest)}\n{usage}")
     path, _, argument = name.partition(":")
     stem = pathlib.Path(path).stem + (f"-{argument}" if argument else "")
-    further = {flag: str(values[flag].value) for flag in helps if flag != folder}
+    further: dict[str, Any] = {flag: str(values[flag].value) for flag in helps if flag != folder}
+    further |= {switch: bool(values[switch].value) for switch in switches or {}}
     return config, pathlib.Path(values[folder].value or pathlib.Path("runs", stem + ending)), further
 
 

@@ -4,7 +4,7 @@ T text length, R region slots (the global region included).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from vilbert_jax.config import StreamConfig, ViLBERTConfig
@@ -16,7 +16,7 @@ Match = Literal["parameters", "compute"]
 def forward_flops(config: ViLBERTConfig, text_length: int, num_regions: int) -> int:
     """Floating-point operations of the trunk for one pair; a multiply-add counts as two, training takes three times it.
 
-    Matrix products alone, of padded positions too: embeddings of regions, layers, poolers. Heads are left out; norms,
+    Matrix products alone: embeddings of regions, layers, poolers. Heads are left out (``head_flops``); norms,
     activations and softmax are small beside them.
 
     Args:
@@ -37,6 +37,38 @@ def forward_flops(config: ViLBERTConfig, text_length: int, num_regions: int) -> 
     }
     poolers = (config.text.width + config.regions.width) * config.co_width
     return 2 * (regions + sum(layers[kind] for kind, _ in config.schedule()) + poolers)
+
+
+def head_flops(config: ViLBERTConfig, heads: Iterable[str], num_tokens: int, num_regions: int) -> int:
+    """Floating-point operations of output heads for one pair, counted as in ``forward_flops``.
+
+    Args:
+        config: the model.
+        heads: names of ``vilbert_jax.model.HEADS``; pre-training has ``tokens``, ``regions``, ``alignment``.
+        num_tokens: text positions that heads of words are computed at: the predicted ones, where they are known.
+        num_regions: the same of regions.
+
+    Raises:
+        InputError: for a head that does not exist.
+    """
+    text, regions, pair = config.text.width, config.region_width, config.pair_width
+    hidden = 2 * pair
+    products = {
+        "tokens": num_tokens * text * (text + config.vocab_size),
+        "regions": num_regions * regions * (regions + config.region_target_dim),
+        "alignment": pair * 2,
+        "vqa": hidden * (pair + config.num_vqa_answers),
+        "gqa": hidden * (pair + config.num_gqa_answers),
+        "binary": (hidden * hidden + hidden * 2) // 2,  # of two pairs, joined
+        "choice": pair,
+        "entailment": pair * 3,
+        "grounding": num_regions * regions,
+        "token_score": num_tokens * text,
+    }
+    names = list(heads)
+    if unknown := sorted(set(names) - products.keys()):
+        raise InputError(f"heads {names}: unknown {unknown}; choose from {', '.join(products)}.")
+    return 2 * sum(products[name] for name in names)
 
 
 def matched_single_stream(config: ViLBERTConfig, match: Match, *, text_length: int, num_regions: int) -> ViLBERTConfig:

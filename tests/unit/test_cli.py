@@ -125,6 +125,31 @@ def test_the_program_gets_what_was_parsed(recipe, capfd):
     assert capfd.readouterr().err.startswith("error: --config.stepz does not exist")
 
 
+def test_a_program_that_trains_is_given_its_own_train_unless_a_plan_is_asked_for(recipe):
+    calls = []
+
+    def main(config, workdir, train="its own"):
+        calls.append((config.steps, workdir.name, train))
+
+    with pytest.raises(SystemExit):
+        cli.run(main, ["p", recipe, "--workdir=there"], trains=True)
+    assert calls == [(3, "there", "its own")]
+
+
+def test_rates_without_a_plan_are_refused(recipe, capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda *_: None, ["p", recipe, "--rates=flops=1"], trains=True)
+    assert exit_info.value.code == 2
+    assert "add --plan" in capfd.readouterr().err
+
+
+def test_only_programs_that_train_have_a_plan(recipe, capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(lambda *_: None, ["p", recipe, "--plan"])
+    assert exit_info.value.code == 2
+    assert "Unknown command line flag 'plan'" in capfd.readouterr().err
+
+
 def test_a_recipe_for_another_program_is_refused(recipe, capfd):
     with pytest.raises(SystemExit) as exit_info:
         cli.run(lambda *_: 0, ["tools/train.py", recipe], recipe=("task", "recipes of a task"))

@@ -213,6 +213,13 @@ class CanLackLabels(Protocol):
         ...
 
 
+def require_labels(*sources: TaskSource) -> None:
+    """Raises InputError if one of the sources comes without labels."""
+    for source in sources:
+        if isinstance(source, CanLackLabels):
+            source.require_labels()
+
+
 def name_of(kind: type) -> str:
     """The class of a task as a recipe names it, ``module:Class``."""
     return f"{kind.__module__}:{kind.__name__}"
