@@ -264,8 +264,11 @@ def test_scores_that_are_not_finite_are_refused(alignment, tmp_path):
             found = super().image(index)
             return found | {"global_feature": found["global_feature"] * (np.nan if index == 6 else 1)}
 
-    with pytest.raises(vj.InputError, match="image 6 has the score nan"):
-        score(model, params, tmp_path, pictures=Broken())
+    with pytest.raises(vj.InputError, match="image 6 has NaN or infinity in global_feature; .* build its region store"):
+        score(model, params, tmp_path / "image", pictures=Broken())
+    broken = jax.tree.map(lambda x: x * np.nan, params)
+    with pytest.raises(vj.InputError, match="image [0-9]+ has the score nan .* check the parameters"):
+        score(model, broken, tmp_path / "parameters")
 
 
 @pytest.mark.parametrize("per_block", [1, 3, 100])

@@ -25,25 +25,25 @@ from jax.sharding import Mesh
 
 from vilbert_jax.errors import InputError
 from vilbert_jax.evaluation.blocks import (
-    balanced_rows,
+    Layout,
     blocks_of_like_size,
+    layout_of,
     mixed_blocks,
-    num_places,
     num_slots_in_use,
     padded_captions,
     region_places,
     stacked_images,
     without_repeats,
 )
+from vilbert_jax.evaluation.pair_rows import every_pair
 from vilbert_jax.evaluation.score_file import ScoreFile
-from vilbert_jax.model import Begun, Trunk, ViLBERTForTasks
-from vilbert_jax.nn.packing import Places, to_rows
+from vilbert_jax.model import Trunk, ViLBERTForTasks
+from vilbert_jax.nn.packing import to_rows
 from vilbert_jax.sharding import batch_sharding, num_batch_shards, state_shardings
 from vilbert_jax.tasks.choice import option_logits
 from vilbert_jax.tasks.regions import task_features
 
 _TILES_A_COMMIT = 16  # what a kill can cost
-_IMAGES_A_ROW = 4  # at most: more fill rows better, but attention grows with the length of a row
 
 
 class Images(Protocol):
@@ -64,14 +64,6 @@ class _Texts(NamedTuple):
     rows: np.ndarray  # [c'] int64, numbers among the different captions
     text: np.ndarray  # [c,T,Dt]
     text_mask: np.ndarray  # [c,T] bool
-
-
-class _Layout(NamedTuple):
-    """How images stand in the steps."""
-
-    rows: list[np.ndarray]  # of each step [g,P] int64, numbers of images, -1 for none
-    num_slots: int  # S
-    num_places: int  # Lr
 
 
 def score_all_pairs(
@@ -146,7 +138,7 @@ def score_all_pairs(
     ]
     done = file.done.reshape(len(image_blocks), len(caption_blocks))
     pairs = np.array([[len(columns) * len(rows) for _, rows in caption_blocks] for columns in image_blocks])
-    layout = _layout(num_slots, image_blocks, captions_per_step, images_per_step, num_batch_shards(mesh))
+    layout = layout_of(num_slots, image_blocks, captions_per_step, images_per_step, num_batch_shards(mesh))
     pending: list[int] = []
     with tqdm.tqdm(
         total=int(pairs.sum()), initial=int(pairs[done].sum()), unit=" pairs", unit_scale=True, disable=not progress
@@ -184,7 +176,7 @@ class _Steps:
         def finish(
             params: Any, text: Array, text_mask: Array, regions: Array, region_mask: Array, places: Array
         ) -> Array:
-            begun = _every_pair(text, text_mask, regions, region_mask, places)
+            begun = every_pair(text, text_mask, regions, region_mask, places)
             begun = jax.lax.with_sharding_constraint(begun, by_pair)
             output = model.apply({"params": params}, begun, deterministic=True, pooled_only=True)
             logits = output.logits[head]  # pyright: ignore[reportAttributeAccessIssue]
@@ -197,36 +189,6 @@ class _Steps:
     def put(self, x: Any) -> Any:
         """A copy on every device: a block of captions or images is small beside the pairs made of it."""
         return jax.device_put(x, self.replicated)
-
-
-def _every_pair(text: Array, text_mask: Array, regions: Array, region_mask: Array, places: Array) -> Begun:
-    """All captions with all images, in c x g rows.
-
-    Args:
-        text: [c,T,Dt].
-        text_mask: [c,T].
-        regions: [g,Lr,Dv], in rows.
-        region_mask: [m,S], of the images before that.
-        places: [g,Lr], what stands where in the rows.
-    """
-    (num_captions, length), num_rows, num_images = text_mask.shape, len(places), len(region_mask)
-    a_row = num_images // num_rows
-
-    def over_images(x: Array, times: int) -> Array:  # [c, ...] -> [c*times, ...]
-        return jnp.repeat(x, times, axis=0)
-
-    def over_captions(x: Array) -> Array:  # [n, ...] -> [c*n, ...]
-        return jnp.tile(x, (num_captions, *(1,) * (x.ndim - 1)))
-
-    position = 1 + jnp.arange(a_row * length, dtype=jnp.int32)[None]
-    text_places = position * jnp.tile(text_mask, (1, a_row))  # [c,P*T]
-    return Begun(
-        text=over_images(jnp.tile(text, (1, a_row, 1)), num_rows),
-        text_mask=over_images(text_mask, num_images),
-        regions=over_captions(regions),
-        region_mask=over_captions(region_mask),
-        places=Places(over_images(text_places, num_rows), over_captions(places)),
-    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -254,7 +216,7 @@ def _tiles(
     params: Any,
     texts: Sequence[_Texts],
     images: Images,
-    layout: _Layout,
+    layout: Layout,
     done: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (number of the tile, its captions, its images, scores) of every tile that is not done."""
@@ -263,7 +225,7 @@ def _tiles(
         if done[k].all():
             continue
         columns, (there,) = rows.reshape(-1), np.nonzero(rows.reshape(-1) >= 0)
-        read = {i: images.image(i) for i in columns[there].tolist()}
+        read = {i: _finite_image(images, i) for i in columns[there].tolist()}
         fields = stacked_images([read.get(i, read[columns[there[0]]]) for i in columns.tolist()], layout.num_slots)
         batch, places = step.put((fields, region_places(fields["region_mask"], rows, layout.num_places)))
         regions = step.begin_regions(params, batch, places)
@@ -277,6 +239,18 @@ def _tiles(
         yield _fetched(*running)
 
 
+def _finite_image(images: Images, index: int) -> Mapping[str, np.ndarray]:
+    """One image. What is not finite would spoil the images beside it: 0 x NaN is NaN."""
+    fields = images.image(index)
+    broken = sorted(name for name, x in fields.items() if x.dtype.kind == "f" and not np.isfinite(x).all())
+    if broken:
+        raise InputError(
+            f"image {index} has NaN or infinity in {', '.join(broken)}; a ranking needs finite scores: build its "
+            "region store again"
+        )
+    return fields
+
+
 def _fetched(
     tile: int, rows: np.ndarray, columns: np.ndarray, scores: Array
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
@@ -286,30 +260,9 @@ def _fetched(
         at = np.argwhere(~np.isfinite(found))[0]
         raise InputError(
             f"image {columns[at[1]]} has the score {found[tuple(at)]} with a caption; a ranking needs finite scores: "
-            "check the parameters and this image's features for NaN and infinity"
+            "check the parameters for NaN and infinity"
         )
     return tile, rows, columns, found
-
-
-def _layout(
-    num_slots: Sequence[int],
-    blocks: Sequence[np.ndarray],
-    captions_per_step: int,
-    images_per_step: int,
-    num_shards: int,
-) -> _Layout:
-    """As many images to a row as rows can be spread over the devices with."""
-    per_row = max(
-        count
-        for count in range(1, _IMAGES_A_ROW + 1)
-        if images_per_step % count == 0 and captions_per_step * images_per_step // count % num_shards == 0
-    )
-    sizes = np.asarray(num_slots)
-    rows = []
-    for block in blocks:
-        of_block = balanced_rows(sizes[block].tolist(), images_per_step // per_row, per_row)
-        rows.append(np.where(of_block >= 0, block[of_block], -1))
-    return _Layout(rows, int(sizes.max()), num_places(num_slots, rows))
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:

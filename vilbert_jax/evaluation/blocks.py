@@ -1,15 +1,25 @@
 """Captions in blocks of like length, images sharing rows: little padding in few shapes. numpy only.
 
-S region slots (slot 0 is the global region), T text length.
+S region slots (slot 0 is the global region), T text length; P images share a row of Lr region places, g rows a step.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 _MAX_BUCKETS = 8  # of caption lengths: so many compiled programs at most
+_IMAGES_A_ROW = 2  # at most: a large one beside a small one fills rows already, and attention grows with their length
 _TILE = 8  # the places of a row are a multiple of it, as accelerators like them
+
+
+class Layout(NamedTuple):
+    """How images stand in the steps."""
+
+    rows: list[np.ndarray]  # of each step [g,P] int64, numbers of images, -1 for none
+    num_slots: int  # S
+    num_places: int  # Lr
 
 
 def without_repeats(captions: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
@@ -133,3 +143,24 @@ def num_slots_in_use(image: Mapping[str, np.ndarray]) -> int:
     """Slots up to the last one in use."""
     used = np.flatnonzero(image["region_mask"])
     return int(used[-1]) + 1 if len(used) else 1
+
+
+def layout_of(
+    num_slots: Sequence[int],
+    blocks: Sequence[np.ndarray],
+    captions_per_step: int,
+    images_per_step: int,
+    num_shards: int,
+) -> Layout:
+    """As many images to a row as rows can be spread over the devices with."""
+    per_row = max(
+        count
+        for count in range(1, _IMAGES_A_ROW + 1)
+        if images_per_step % count == 0 and captions_per_step * images_per_step // count % num_shards == 0
+    )
+    sizes = np.asarray(num_slots)
+    rows = []
+    for block in blocks:
+        of_block = balanced_rows(sizes[block].tolist(), images_per_step // per_row, per_row)
+        rows.append(np.where(of_block >= 0, block[of_block], -1))
+    return Layout(rows, int(sizes.max()), num_places(num_slots, rows))
