@@ -9,6 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Most tests compile for longer than they compute.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -21,7 +23,9 @@ flags.FLAGS.mark_as_parsed()  # grain reads absl flags when it starts workers
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and dtypes that signatures promise are checked at run time in every test.
-install_import_hook(["vilbert_jax.nn", "vilbert_jax.model", "vilbert_jax.losses"], "beartype.beartype")
+install_import_hook(
+    ["vilbert_jax.nn", "vilbert_jax.trunk", "vilbert_jax.model", "vilbert_jax.losses"], "beartype.beartype"
+)
 
 
 @pytest.fixture(scope="session")

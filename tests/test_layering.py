@@ -13,7 +13,7 @@ LAYERS = (
     ("errors", "paths", "hub", "progress", "signals", "launch", "peers", "hosts"),
     ("config", "released_config", "model_size", "losses", "metrics"),
     ("nn",),
-    ("model", "detector", "sharding"),
+    ("trunk", "model", "detector", "sharding"),
     ("data",),
     ("checkpoints",),
     ("extraction",),

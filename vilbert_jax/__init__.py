@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from vilbert_jax.data.region_codec import RegionRecord
     from vilbert_jax.data.region_store import RegionStore
     from vilbert_jax.errors import InputError
-    from vilbert_jax.model import Encoded, Inputs, PretrainingOutput, TaskOutput, ViLBERTForPretraining, ViLBERTForTasks
+    from vilbert_jax.model import PretrainingOutput, TaskOutput, ViLBERTForPretraining, ViLBERTForTasks
     from vilbert_jax.predictor.predictor import Predictor
+    from vilbert_jax.trunk import Encoded, Inputs
 
 _HOMES = {
     "StreamConfig": "config",
     "ViLBERTConfig": "config",
     "InputError": "errors",
-    "Encoded": "model",
-    "Inputs": "model",
+    "Encoded": "trunk",
+    "Inputs": "trunk",
     "PretrainingOutput": "model",
     "TaskOutput": "model",
     "ViLBERTForPretraining": "model",

@@ -190,7 +190,7 @@ def test_gradients_of_all_parameters_are_those_of_the_jax_model(exact):
 def test_losses_of_a_batch_of_the_pipeline_are_those_of_the_task(masked_losses_on, compact, fields):
     config = changed(**fields)
     batch, params = make_batch(compact=compact, rows=16), small_params()
-    ours = jax.jit(lambda batch: our_losses(config, params, batch, masked_losses_on))(batch)
+    ours = jax.jit(lambda params, batch: our_losses(config, params, batch, masked_losses_on))(params, batch)
     theirs = their_losses(config, params, batch, masked_losses_on)
     assert theirs.keys() == ours.keys()
     for name, loss in theirs.items():

@@ -11,7 +11,7 @@ import pytest
 
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
-from vilbert_jax.model import HEADS, Inputs, ViLBERTForPretraining, ViLBERTForTasks
+from vilbert_jax.model import HEADS, ViLBERTForPretraining, ViLBERTForTasks
 from vilbert_jax.paths import path_name
 from vilbert_jax.sharding import (
     MESH_AXES,
@@ -26,6 +26,7 @@ from vilbert_jax.sharding import (
 )
 from vilbert_jax.training.optimizer import OptimizerConfig, make_optimizer
 from vilbert_jax.training.state import TrainState
+from vilbert_jax.trunk import Inputs
 
 # One path of each kind of parameter, its shape in the paper's model, and its partition over data=2, fsdp=2, tensor=2.
 GOLDEN = """

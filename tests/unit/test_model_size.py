@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import vilbert_jax as vj
-from vilbert_jax.model import Trunk
 from vilbert_jax.model_size import forward_flops, matched_single_stream
+from vilbert_jax.trunk import Trunk
 
 STREAM = vj.StreamConfig(width=256, num_layers=3, num_heads=4, mlp_dim=512)
 CONFIG = vj.ViLBERTConfig.tiny(

@@ -209,6 +209,8 @@ def test_where_nothing_helps_that_is_said():
     assert hopeless.fits is False
     assert not any(remedy.fits for remedy in hopeless.remedies)
     assert "none of these is enough" in describe(hopeless)
+    again = [remedy.settings["remat"] for remedy in hopeless.remedies if "remat" in remedy.settings]
+    assert again == ["light", "full"]
 
 
 def test_a_device_is_measured_where_no_rates_are_stated():

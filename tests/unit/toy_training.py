@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vilbert_jax.losses import WeightedSum
+from vilbert_jax.nn.dropout import Dropout
 from vilbert_jax.sharding import MeshConfig
 from vilbert_jax.training.config import TrainingConfig
 from vilbert_jax.training.evaluation import MeanEvaluation
@@ -46,7 +47,7 @@ def forward(params: dict[str, Any], batch: Any, key: jax.Array | None = None) ->
     x = params["trunk"]["text_embeddings"]["word_embeddings"]["embedding"][batch["ids"]]
     x = jnp.tanh(x @ params["trunk"]["text_pooler"]["kernel"] + params["trunk"]["text_pooler"]["bias"][None])
     if key is not None:
-        x = jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0)
+        x = Dropout(0.1).apply({}, x, deterministic=False, rngs={"dropout": key})
     return x @ params["alignment_head"]["kernel"] + params["alignment_head"]["bias"][None]
 
 

@@ -20,7 +20,8 @@ from vilbert_jax.checkpoints.hf_bert import parts_in, with_prefix
 from vilbert_jax.checkpoints.tensor_files import open_tensors
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.errors import InputError
-from vilbert_jax.model import Inputs, ViLBERTForTasks
+from vilbert_jax.model import ViLBERTForTasks
+from vilbert_jax.trunk import Inputs
 
 _ROWS, _LENGTH = 3, 24
 

@@ -37,11 +37,12 @@ from vilbert_jax.evaluation.blocks import (
 )
 from vilbert_jax.evaluation.pair_rows import every_pair
 from vilbert_jax.evaluation.score_file import ScoreFile
-from vilbert_jax.model import Trunk, ViLBERTForTasks
+from vilbert_jax.model import ViLBERTForTasks
 from vilbert_jax.nn.packing import to_rows
 from vilbert_jax.sharding import batch_sharding, num_batch_shards, state_shardings
 from vilbert_jax.tasks.choice import option_logits
 from vilbert_jax.tasks.regions import task_features
+from vilbert_jax.trunk import Trunk
 
 _TILES_A_COMMIT = 16  # what a kill can cost
 

@@ -6,8 +6,8 @@ c captions of T words, m images of S region slots in g rows of P = m / g with Lr
 import jax.numpy as jnp
 from jax import Array
 
-from vilbert_jax.model import Begun
 from vilbert_jax.nn.packing import Places
+from vilbert_jax.trunk import Begun
 
 
 def every_pair(text: Array, text_mask: Array, regions: Array, region_mask: Array, places: Array) -> Begun:

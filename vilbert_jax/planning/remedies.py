@@ -12,6 +12,10 @@ Settings = Mapping[str, Any]  # keys of the recipe, dotted, and their values
 JobOf = Callable[[Settings], Job]
 
 _SAME = "the same gradient; the parts run one after the other"
+_AGAIN = {  # of ``config.remat``, from little to much that is computed again
+    "light": "the same gradient; scores, norms and activations are computed twice",
+    "full": "the same gradient; layers are computed twice, a forward pass more",
+}
 _SPREAD = "the same result; parameters travel between devices in every step"
 _HALF = "activations keep 8 bits of precision"
 _SMALLER = "another run: fewer examples a step"
@@ -74,6 +78,8 @@ def _candidates(job: Job, compiled: Compiled, room: int) -> Iterator[tuple[Setti
     parts = [done * n for n in _parts(compiled, room, job.num_rows // (shards * done))]
     yield from (({"num_microbatches": number}, _SAME) for number in parts)
     most = {"num_microbatches": parts[-1]} if parts else {}
+    more_often = {"none": ("light", "full"), "light": ("full",), "full": ()}[job.training.remat]
+    yield from (({"remat": remat} | most, _AGAIN[remat]) for remat in more_often)
 
     shape = compiled.program.device_mesh.shape
     if shape["data"] > 1:

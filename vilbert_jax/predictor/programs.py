@@ -21,10 +21,11 @@ from vilbert_jax.data.region_codec import StoredRegions
 from vilbert_jax.data.task_regions import TaskRegions, arrange
 from vilbert_jax.data.transforms import pad_rows
 from vilbert_jax.errors import InputError
-from vilbert_jax.model import Inputs, Trunk, ViLBERTForTasks
+from vilbert_jax.model import ViLBERTForTasks
 from vilbert_jax.tasks.choice import option_logits
 from vilbert_jax.tasks.region_attention import last_text_attention
 from vilbert_jax.tasks.task import Batch, text_inputs
+from vilbert_jax.trunk import Inputs, Trunk
 
 PAIR_HEADS = ("choice", "alignment")
 

@@ -11,8 +11,8 @@ from jax import Array
 
 from vilbert_jax import losses
 from vilbert_jax.losses import WeightedSum
-from vilbert_jax.model import Inputs
 from vilbert_jax.tasks.task import Batch, Logits
+from vilbert_jax.trunk import Inputs
 
 
 def option_inputs(batch: Batch, features: Array, boxes: Any, mask: Any) -> Inputs:

@@ -17,10 +17,10 @@ from vilbert_jax.data.examples import Examples, ExamplesConfig, text_of
 from vilbert_jax.data.transforms import pad_rows
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import box_iou, grounding_correct
-from vilbert_jax.model import Inputs
 from vilbert_jax.nn.heads import PADDED_REGION_LOGIT
 from vilbert_jax.tasks.submission_checks import checked_entries, is_number, require
 from vilbert_jax.tasks.task import Batch, Box, Guess, Logits, Predictions, Scored, Shown, text_inputs
+from vilbert_jax.trunk import Inputs
 
 _LEAST_OVERLAP = 0.5  # smaller ones count as none in training
 

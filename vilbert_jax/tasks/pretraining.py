@@ -17,9 +17,10 @@ from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.pretraining import PretrainingSource
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
-from vilbert_jax.model import Inputs, PretrainingOutput, ViLBERTForPretraining
+from vilbert_jax.model import PretrainingOutput, ViLBERTForPretraining
 from vilbert_jax.tasks import packed_pairs, regions
 from vilbert_jax.tasks.fit import misfits, require_fit
+from vilbert_jax.trunk import Inputs
 
 Batch = Mapping[str, Any]
 Params = Any

@@ -17,11 +17,11 @@ from vilbert_jax.data.hard_negatives import load_or_find
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import choice_correct, coco_folds, ranks, retrieval_metrics
-from vilbert_jax.model import Inputs
 from vilbert_jax.tasks.choice import choice_loss, option_inputs, option_logits, shares
 from vilbert_jax.tasks.regions import task_features
 from vilbert_jax.tasks.submission_checks import checked_entries, require
 from vilbert_jax.tasks.task import Batch, Guess, Logits, Predictions, Scored, Shown
+from vilbert_jax.trunk import Inputs
 
 Head = Literal["choice", "alignment"]
 

@@ -16,9 +16,10 @@ from vilbert_jax.checkpoints.trained_for import TrainedFor
 from vilbert_jax.config import ViLBERTConfig
 from vilbert_jax.data.examples import Examples, ExamplesConfig
 from vilbert_jax.losses import WeightedSum
-from vilbert_jax.model import Inputs, TaskOutput, ViLBERTForTasks
+from vilbert_jax.model import TaskOutput, ViLBERTForTasks
 from vilbert_jax.tasks.fit import misfits, require_fit
 from vilbert_jax.tasks.regions import task_features
+from vilbert_jax.trunk import Inputs
 
 Batch = Mapping[str, Any]
 Logits = Mapping[str, Array]

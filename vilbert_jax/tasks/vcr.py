@@ -19,12 +19,12 @@ from vilbert_jax.data.person_names import NAMES, read_names
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import choice_correct, vcr_accuracies
-from vilbert_jax.model import Inputs
 from vilbert_jax.tasks.choice import choice_loss, option_inputs, option_logits, repeated, shares
 from vilbert_jax.tasks.regions import task_features
 from vilbert_jax.tasks.submission_checks import checked_entries, require_distribution
 from vilbert_jax.tasks.task import Batch, Guess, Logits, Predictions, Scored, Shown
 from vilbert_jax.tasks.vcr_leaderboard import NUM_CHOICES, has_all_passes, write_csv
+from vilbert_jax.trunk import Inputs
 
 Passes = Literal["answer", "rationale", "both"]
 

@@ -21,9 +21,9 @@ from vilbert_jax.data.examples import Examples, ExamplesConfig, text_of, texts_o
 from vilbert_jax.errors import InputError
 from vilbert_jax.losses import WeightedSum
 from vilbert_jax.metrics import VQARules, vqa_accuracies
-from vilbert_jax.model import Inputs
 from vilbert_jax.tasks.submission_checks import checked_entries, require
 from vilbert_jax.tasks.task import Batch, Guess, Logits, Predictions, Scored, Shown, text_inputs
+from vilbert_jax.trunk import Inputs
 
 NUM_TOP_ANSWERS = 8  # the released code writes as many
 _MAX_LABELS = 10  # a question has ten answers
