@@ -21,7 +21,7 @@ def commands(size: str, repeats: int) -> list[list[str]]:
     return [
         ["train_step.py", "--lengths=real", *each],
         ["train_step.py", "--lengths=full", *each],
-        ["score_pairs.py", "--captions=32", "--images=32", *each],
+        ["score_pairs.py", "--captions=16", "--images=32", *each],
         ["input_pipeline.py", "--pictures=512", "--seconds=18"],
         ["checkpoint_stall.py", *each],
         ["startup.py", f"--repeats={repeats}", "--first_steps=1"],

@@ -1,6 +1,7 @@
 """What benchmarks/ counts, draws and prints; not how fast anything is."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -125,10 +126,18 @@ def test_what_a_side_says_reaches_the_report(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
     timed = turns.take_turns(str(script), [turns.Side("a")], ["--factor=3"], repeats=2)["a"]
     assert timed.facts == {"factor": 3}
-    assert timed.results == [{"turn": 0}, {"turn": 1}]
+    assert timed.results == [{"turn": 1}, {"turn": 3}]  # each second time
     assert len(timed.seconds) == 2
     assert min(timed.seconds) >= 0
     assert timed.peak_bytes > 1e6
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system cannot forget a peak")
+def test_what_was_given_back_before_the_work_does_not_count():
+    np.ones(40_000_000).sum()  # 320 MB, for a moment
+    most = turns.peak_bytes()
+    turns.forget_peak()
+    assert turns.peak_bytes() < most - 100_000_000
 
 
 def test_a_side_that_dies_is_named(tmp_path, monkeypatch):

@@ -28,7 +28,9 @@ def means(function, batch, *rest):
 
 def test_masked_losses_count_on_all_or_on_aligned_pairs():
     batch = tiny.make_batch()
-    every, aligned = (pretraining.make_loss_fn(MODEL, on)(PARAMS, on_device(batch), KEY) for on in ("all", "aligned"))
+    every, aligned = (
+        jax.jit(pretraining.make_loss_fn(MODEL, on))(PARAMS, on_device(batch), KEY) for on in ("all", "aligned")
+    )
     matching = batch["alignment_labels"] == 0
     assert 0 < matching.sum() < len(matching)
     assert every["token_loss"].weight == batch["token_label_mask"].sum()
@@ -36,7 +38,7 @@ def test_masked_losses_count_on_all_or_on_aligned_pairs():
     assert aligned["region_loss"].weight == batch["region_label_mask"][matching].sum()
     assert every["alignment_loss"].weight == aligned["alignment_loss"].weight == len(matching)
     only = {name: values[matching] for name, values in batch.items()}
-    alone = pretraining.make_loss_fn(MODEL, "all")(PARAMS, on_device(only), KEY)
+    alone = jax.jit(pretraining.make_loss_fn(MODEL, "all"))(PARAMS, on_device(only), KEY)
     for name in ("token_loss", "region_loss"):
         np.testing.assert_allclose(mean(aligned[name]), mean(alone[name]), rtol=1e-5)
 
@@ -110,7 +112,7 @@ def test_the_other_region_objectives_train(objective):
     batch["nce_negatives"] = rng.integers(0, 16 * 6, (16, 6, 10)).astype(np.int32)
     params = init_params(model, KEY)
     loss_fn = pretraining.make_loss_fn(model, "all")
-    gradient = jax.grad(lambda params: mean(loss_fn(params, on_device(batch), KEY)["region_loss"]))(params)
+    gradient = jax.jit(jax.grad(lambda params: mean(loss_fn(params, on_device(batch), KEY)["region_loss"])))(params)
     assert np.abs(gradient["region_head"]["logits"]["kernel"]).max() > 0
     assert pretraining.data_fields(config)["region_targets"] == "features"
     assert pretraining.data_fields(config)["num_nce_negatives"] == (10 if objective == "nce" else 0)
