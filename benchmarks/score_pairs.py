@@ -10,6 +10,9 @@ With a checkpoint these two score captions and images of the embedded data, and 
 works once before it is timed, so compilation is not in the times.
 """
 
+# torch is optional, and types are checked without it.
+# pyright: reportMissingImports=false
+
 import argparse
 import dataclasses
 import functools

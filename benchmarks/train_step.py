@@ -10,6 +10,9 @@ timed by itself. Rooflines count what real words and regions cost (``flops.py``)
 On a GPU add ``--dtype=bfloat16 --batch_size=512``: PyTorch then runs compiled, under autocast.
 """
 
+# torch is optional, and types are checked without it.
+# pyright: reportMissingImports=false
+
 import argparse
 import dataclasses
 import time
